@@ -1,0 +1,1 @@
+"""SQL text to what it does. Pure; sqlglot is the only dependency."""

@@ -1,0 +1,1 @@
+"""Files to frozen settings and policies, and the files that are shipped."""

@@ -1,0 +1,1 @@
+"""The proxy: sockets, waiting, deciding, audit, command line."""

@@ -1,0 +1,1 @@
+"""Policies: from rules and effects to one decision with its reasons."""
