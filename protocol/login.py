@@ -35,7 +35,11 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class TLSInfo:
-    """What the handshake agreed on. end_point: tls-server-end-point channel binding data of the certificate in use, b"" if undefined."""
+    """What the handshake agreed on.
+
+    end_point: tls-server-end-point channel binding data of the certificate of the listening end (on the client's leg the
+    proxy's own, on the server's leg the database's), b"" if undefined for its signature algorithm.
+    """
 
     version: str
     cipher: str
@@ -48,13 +52,15 @@ class TLSInfo:
 class StartTLS:
     """Hand the raw socket to TLS. Answer: TLSInfo.
 
-    INVARIANT: the driver fails the login if any byte is already waiting on the raw socket (bytes injected before TLS).
+    INVARIANT: unless direct, the driver fails the login if any byte is already waiting on the raw socket (bytes injected
+    before TLS); only then it sends `answer` (an eager client may send its ClientHello right after it) and shakes hands.
     On side SERVER the driver verifies the certificate as the target's settings say.
-    direct: the client sent a ClientHello first and ALPN must be `postgresql`.
+    direct: the client sent a ClientHello first; the generator checks the ALPN name.
     """
 
     side: Side
     direct: bool = False
+    answer: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +163,8 @@ class ServerAccess:
 
     tls: "disable" | "prefer" | "require" | "verify-ca" | "verify-full". allowed: authentication methods accepted from the
     server, out of "scram-sha-256-plus", "scram-sha-256", "md5", "password", "trust", "cert".
+    is_personal: the password is the one the person typed (`auth: upstream`), so that the server's refusal is theirs;
+    otherwise it is the account's, and its refusal is the operator's business.
     """
 
     user: str
@@ -165,6 +173,8 @@ class ServerAccess:
     allowed: frozenset[str]
     max_scram_iterations: int
     password: bytes | None = field(default=None, repr=False)
+    min_scram_iterations: int = 4096
+    is_personal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
