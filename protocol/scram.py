@@ -87,9 +87,9 @@ def prepare_password(password: bytes) -> bytes:
         text = password.decode("utf-8")
     except UnicodeDecodeError:
         return password
-    mapped = "".join(
-        " " if stringprep.in_table_c12(char) else char for char in text if not stringprep.in_table_b1(char)
-    )
+    # Spaces first: U+200B is in both tables, and PostgreSQL makes it a space.
+    spaced = (" " if stringprep.in_table_c12(char) else char for char in text)
+    mapped = "".join(char for char in spaced if not stringprep.in_table_b1(char))
     if not mapped or any(_is_prohibited(char) for char in mapped):
         return password
     if any(map(stringprep.in_table_d1, mapped)) and not (
@@ -103,9 +103,7 @@ def prepare_password(password: bytes) -> bytes:
 
 def _is_prohibited(char: str) -> bool:
     return (
-        stringprep.in_table_c12(char)
-        and char != " "
-        or stringprep.in_table_c21_c22(char)
+        stringprep.in_table_c21_c22(char)
         or stringprep.in_table_c3(char)
         or stringprep.in_table_c4(char)
         or stringprep.in_table_c5(char)
@@ -150,10 +148,10 @@ class ServerExchange:
             raise AuthenticationFailed("the client chose a mechanism that was not offered")
         header, self._bare = self._split_header(mechanism, message)
         self._binding = header + (self._end_point if mechanism == SCRAM_PLUS else b"")
-        name, nonce, *extensions = [*_attributes(self._bare), (b"", b""), (b"", b"")][:2]
-        if name[0] != b"n" or nonce[0] != b"r" or not _is_printable(nonce[1]) or extensions:
+        attributes = _attributes(self._bare)
+        if [key for key, _ in attributes[:2]] != [b"n", b"r"] or not _is_printable(attributes[1][1]):
             raise AuthenticationFailed("malformed client-first message")
-        self._nonce = nonce[1] + self._nonce
+        self._nonce = attributes[1][1] + self._nonce
         salt = b64encode(self._verifier.salt)
         self._server_first = b"r=%b,s=%b,i=%d" % (self._nonce, salt, self._verifier.iterations)
         return self._server_first
