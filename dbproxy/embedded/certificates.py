@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
-_DAY = datetime.timedelta(days=1)
+_DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class CertificateAuthority:
         names: Sequence[str] = LOCAL_NAMES,
         *,
         is_client: bool = False,
-        valid_from: datetime.timedelta = -_DAY,
-        valid_until: datetime.timedelta = 30 * _DAY,
+        valid_from: dt.timedelta = -_DAY,
+        valid_until: dt.timedelta = 30 * _DAY,
     ) -> CertificateFiles:
         """Write `<file_name>.crt` and `.key` for common_name, with names as alternative names (none: no such extension).
 
@@ -94,10 +94,10 @@ class CertificateAuthority:
         self,
         subject: x509.Name,
         key: ec.EllipticCurvePublicKey,
-        valid_from: datetime.timedelta,
-        valid_until: datetime.timedelta,
+        valid_from: dt.timedelta,
+        valid_until: dt.timedelta,
     ) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         return (
             x509.CertificateBuilder()
             .subject_name(subject)

@@ -1,0 +1,104 @@
+"""Fixtures for every test: real servers, started when first asked for and once per run.
+
+ENGINES names the database engines that a run must have (comma-separated, default `postgres`): an engine that is
+named and missing fails the run, one that is not named is left out and the summary says so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.servers import Database, PostgresServer, fresh_database, newest_postgres, postgres_with_tls
+
+from dbproxy.embedded.errors import EmbeddedServerError
+
+KNOWN_ENGINES = ("postgres",)
+_USED = pytest.StashKey[list[str]]()
+_NUMBERS = itertools.count(1)
+
+
+def _engines() -> tuple[str, ...]:
+    return tuple(name.strip() for name in os.environ.get("ENGINES", ",".join(KNOWN_ENGINES)).split(",") if name.strip())
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    unknown = sorted(set(_engines()) - set(KNOWN_ENGINES))
+    if unknown:
+        raise pytest.UsageError(f"ENGINES names {', '.join(unknown)}; known: {', '.join(KNOWN_ENGINES)}")
+    config.stash[_USED] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        inside = (
+            item.path.relative_to(config.rootpath / "tests").parts
+            if item.path.is_relative_to(config.rootpath / "tests")
+            else ()
+        )
+        if inside[:1] == ("integration",):
+            item.add_marker(pytest.mark.integration)
+        elif inside[:1] == ("bench",):
+            item.add_marker(pytest.mark.bench)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    left_out = [name for name in KNOWN_ENGINES if name not in _engines()]
+    if config.stash[_USED] or left_out:
+        terminalreporter.section("database servers")
+    for line in config.stash[_USED]:
+        terminalreporter.line(line)
+    if left_out:
+        terminalreporter.line(f"left out by ENGINES={os.environ.get('ENGINES', '')}: {', '.join(left_out)}")
+
+
+def _require(engine: str) -> None:
+    if engine not in _engines():
+        pytest.skip(f"ENGINES leaves out {engine}")
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """The newest PostgreSQL to be had, with log_statement=all; not necessarily with TLS."""
+    _require("postgres")
+    used = request.config.stash[_USED]
+    try:
+        with newest_postgres(used.append) as server:
+            used.append(f"PostgreSQL {server.version}: {server.source}")
+            yield server
+    except EmbeddedServerError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def postgres_tls(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL with TLS on and accounts for every way to log in."""
+    _require("postgres")
+    try:
+        with postgres_with_tls(tmp_path_factory.mktemp("postgres-tls")) as server:
+            request.config.stash[_USED].append(f"PostgreSQL {server.version} with TLS: {server.source}")
+            yield server
+    except EmbeddedServerError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> Iterator[Database]:
+    """A fresh database with the sample shop on the newest PostgreSQL."""
+    with fresh_database(postgres, f"test_{next(_NUMBERS)}") as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def database_tls(postgres_tls: PostgresServer) -> Iterator[Database]:
+    """A fresh database with the sample shop on the PostgreSQL with TLS."""
+    with fresh_database(postgres_tls, f"test_{next(_NUMBERS)}") as fresh:
+        yield fresh
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    return Path(__file__).resolve().parent.parent
