@@ -1,0 +1,228 @@
+"""The decision: a pure function of policy, report and context.
+
+Every key of a condition has three answers: met, not met, cannot be known. Doubt counts against the statement: a rule that restricts fires
+when its `match` may be met and its `unless` is not certainly met; an `allow` rule needs certainty, for every effect.
+Counterpart: the slow evaluator in tests/dbproxy/policy/reference.py.
+"""
+
+from __future__ import annotations
+
+from classifiers.effects import Effect, Kind, Report
+from dbproxy.policy.globs import NamePattern
+from dbproxy.policy.model import STRENGTH, Action, Condition, Context, Decision, Hit, Mode, Policy, Rule, Severity
+
+TEXT_FLAGS = frozenset(
+    [
+        "multi_statement",
+        "executable_comment",
+        "explain",
+        "explain_analyze",
+        "secret_literal",
+        "prepare",
+        "cursor",
+        "dynamic_sql",
+        "unknown_function",
+        "unknown_prepared",
+        "function_side_effect",
+        "resource_abuse",
+    ]
+)
+"""Flags that speak of the text as a whole; for `match` it does not matter which of its effects carries them."""
+
+UNSEEN_FLAGS = frozenset({"unknown_function", "unknown_prepared"})
+"""Flags that say that code runs whose effect cannot be seen, whatever the kind."""
+
+_VISIBLE_PREPARE = frozenset({"prepare", "multi_statement"})
+
+
+def decide(policy: Policy, report: Report, context: Context) -> Decision:
+    """Decide about one statement. Order of rules does not matter.
+
+    Raises only if the policy is broken; the caller then applies policy.on_error.
+    """
+    effects = report.effects
+    index = policy.index
+    candidates = set(index.always)
+    by_flag, by_kind, by_name = index.by_flag, index.by_kind, index.by_name
+    is_unparsable = not effects  # a report that says nothing vouches for nothing
+    is_dynamic = False
+    for effect in effects:
+        kind, flags = effect.kind, effect.flags
+        if kind in by_kind:
+            candidates.update(by_kind[kind])
+        if flags:
+            for flag in flags:
+                if flag in by_flag:
+                    candidates.update(by_flag[flag])
+            if not is_dynamic and not flags.isdisjoint(UNSEEN_FLAGS):
+                is_dynamic = True
+        if by_name and effect.object:
+            name = effect.object
+            while True:
+                if name in by_name:
+                    candidates.update(by_name[name])
+                _, dot, name = name.partition(".")
+                if not dot:
+                    break
+        if kind is Kind.UNPARSABLE:
+            is_unparsable = True
+        elif kind is Kind.DYNAMIC and not is_dynamic:
+            is_dynamic = not _is_visible_prepare(effect, report)
+
+    hits: list[Hit] = []
+    text_flags: frozenset[str] | None = None
+    is_allowed = False
+    for at in candidates:
+        rule = policy.rules[at]
+        if rule.action is Action.ALLOW:
+            matched = _allows(rule, report, context)
+            is_allowed = is_allowed or (matched is not None and rule.mode is Mode.ENFORCE)
+        else:
+            if text_flags is None:
+                text_flags = report.flags & TEXT_FLAGS
+            matched = _restricts(rule, report, context, text_flags)
+        if matched is not None:
+            hits.append(Hit(rule.name, rule.mode, rule.action, rule.severity, matched))
+    if is_unparsable:
+        hits.append(_default("on_unparsable", policy.on_unparsable, "kind=unparsable"))
+    if is_dynamic:
+        hits.append(_default("on_dynamic", policy.on_dynamic, "kind=dynamic"))
+    if policy.default is not Action.ALLOW and not is_allowed:
+        hits.append(_default("action", policy.default, "no rule allows it"))
+    if not hits:
+        return Decision(Action.ALLOW, (), "", policy.sha256, policy.unsafe)
+    if len(hits) > 1:
+        hits.sort(key=_order)
+    first = hits[0]
+    if first.mode is Mode.SHADOW:
+        return Decision(Action.ALLOW, tuple(hits), "", policy.sha256, policy.unsafe)
+    message = next((policy.rules[at].message for at in candidates if policy.rules[at].name == first.rule), "")
+    return Decision(first.action, tuple(hits), message, policy.sha256, policy.unsafe)
+
+
+def _order(hit: Hit) -> tuple[bool, int, str]:
+    return hit.mode is Mode.SHADOW, -STRENGTH[hit.action], hit.rule
+
+
+def _default(name: str, action: Action, matched: str) -> Hit:
+    return Hit(f"defaults.{name}", Mode.ENFORCE, action, Severity.MEDIUM, matched)
+
+
+def _is_visible_prepare(effect: Effect, report: Report) -> bool:
+    """A PREPARE whose inner statement was read runs nothing by itself; what it holds is judged when it is executed."""
+    return bool(report.prepares) and "prepare" in effect.flags and effect.flags <= _VISIBLE_PREPARE
+
+
+def _restricts(rule: Rule, report: Report, context: Context, text_flags: frozenset[str]) -> str | None:
+    """What matched if the rule fires for any effect, else None."""
+    match, unless = rule.match, rule.unless
+    for _, test in match.context:
+        if test(context) is False:
+            return None
+    if match.commands is not None and report.statements == 1 and report.command not in match.commands:
+        return None  # of several statements only the first one's command is known
+    if match.functions is not None and not _any_may(match.functions, report.functions, context):
+        return None
+    for effect in report.effects:
+        if _effect_may(match, effect, text_flags, context) and (
+            unless is None or not _is_certain(unless, effect, report, context)
+        ):
+            return _describe(match, effect, report, context)
+    return None
+
+
+def _allows(rule: Rule, report: Report, context: Context) -> str | None:
+    """What matched if the rule certainly covers every effect, else None."""
+    match, unless = rule.match, rule.unless
+    effects = report.effects
+    if not effects or not all(_is_certain(match, effect, report, context) for effect in effects):
+        return None
+    if unless is not None and any(_is_possible(unless, effect, report, context) for effect in effects):
+        return None
+    return _describe(match, effects[0], report, context)
+
+
+def _is_possible(condition: Condition, effect: Effect, report: Report, context: Context) -> bool:
+    if any(test(context) is False for _, test in condition.context):
+        return False
+    if condition.commands is not None and report.statements == 1 and report.command not in condition.commands:
+        return False
+    if condition.functions is not None and not _any_may(condition.functions, report.functions, context):
+        return False
+    return _effect_may(condition, effect, report.flags & TEXT_FLAGS, context)
+
+
+def _effect_may(condition: Condition, effect: Effect, text_flags: frozenset[str], context: Context) -> bool:
+    if condition.kinds is not None and effect.kind not in condition.kinds:
+        return False
+    flags = condition.flags
+    if flags is not None and flags.isdisjoint(effect.flags) and flags.isdisjoint(text_flags):
+        return False
+    if condition.tables is not None and not _any_may(condition.tables, (effect.object,), context):
+        return False
+    if condition.labels is not None:
+        return any(_any_may(patterns, (effect.object,), context) for _, patterns in condition.labels)
+    return True
+
+
+def _is_certain(condition: Condition, effect: Effect, report: Report, context: Context) -> bool:
+    if any(test(context) is not True for _, test in condition.context):
+        return False
+    if condition.commands is not None and (report.statements != 1 or report.command not in condition.commands):
+        return False
+    if condition.functions is not None and not (
+        report.functions and _all_must(condition.functions, report.functions, context)
+    ):
+        return False
+    if condition.kinds is not None and effect.kind not in condition.kinds:
+        return False
+    if condition.flags is not None and condition.flags.isdisjoint(effect.flags):
+        return False
+    if condition.tables is not None and not _all_must(condition.tables, (effect.object,), context):
+        return False
+    if condition.labels is not None:
+        return any(_all_must(patterns, (effect.object,), context) for _, patterns in condition.labels)
+    return True
+
+
+def _any_may(patterns: tuple[NamePattern, ...], names: tuple[str, ...], context: Context) -> bool:
+    path = context.search_path
+    return any(pattern.may_match(name, path) for name in names if name for pattern in patterns)
+
+
+def _all_must(patterns: tuple[NamePattern, ...], names: tuple[str, ...], context: Context) -> bool:
+    path = context.search_path
+    return all(name != "" and any(pattern.must_match(name, path) for pattern in patterns) for name in names)
+
+
+def _describe(match: Condition, effect: Effect, report: Report, context: Context) -> str:
+    """The keys that met the rule, with the values they had. Names only, never a literal."""
+    words: list[str] = []
+    if match.kinds is not None:
+        words.append(f"kind={effect.kind}")
+    if match.flags is not None:
+        words += [f"flag={flag}" for flag in sorted(match.flags & (effect.flags | (report.flags & TEXT_FLAGS)))]
+    if match.tables is not None:
+        words.append(f"table={effect.object}")
+    if match.labels is not None:
+        met = [label for label, patterns in match.labels if _any_may(patterns, (effect.object,), context)]
+        words.append(f"label={','.join(met)} table={effect.object}")
+    if match.functions is not None:
+        met = [name for name in report.functions if _any_may(match.functions, (name,), context)]
+        words.append(f"function={','.join(met)}")
+    if match.commands is not None:
+        words.append(f"command={report.command if report.statements == 1 else 'several'}")
+    words += [f"{key}={_value(key, context)}" for key, _ in match.context]
+    return " ".join(words) or "every statement"
+
+
+def _value(key: str, context: Context) -> str:
+    match key:
+        case "user":
+            return context.person
+        case "group":
+            return ",".join(context.groups)
+        case "client":
+            return str(context.address or "unknown")
+        case _:
+            return str(getattr(context, key))

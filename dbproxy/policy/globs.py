@@ -1,0 +1,125 @@
+"""Patterns in policies: globs over plain texts, and names of database objects as PostgreSQL writes and folds them.
+
+Only `*` and `?` are special. A pattern for an object is `name` or `schema.name`; parts fold to lower case unless "quoted", and a quoted
+part is taken literally. Pure; compiled once when a policy is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+Match = Callable[[str], object]
+"""Truthy if the text matches."""
+
+_PART = re.compile(r'"((?:[^"]|"")+)"|([^".\s]+)')
+_FOLD = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+
+
+def has_glob(text: str) -> bool:
+    """True if the text holds a special character."""
+    return "*" in text or "?" in text
+
+
+def compile_glob(text: str) -> Match:
+    """A matcher for the whole text, case-sensitive."""
+    if not has_glob(text):
+        return text.__eq__
+    pattern = "".join({"*": ".*", "?": "."}.get(char, re.escape(char)) for char in re.sub(r"\*+", "*", text))
+    return re.compile(pattern, re.DOTALL).fullmatch
+
+
+def fold(name: str) -> str:
+    """Fold a name as PostgreSQL does in UTF-8: only A to Z."""
+    return name.translate(_FOLD)
+
+
+class NamePattern:
+    """A compiled pattern for tables or functions.
+
+    text: as written. last: the literal last part, None if it is a glob. Compared and hashed by text.
+    """
+
+    __slots__ = ("_in_catalog", "_name", "_schema", "_schema_is_any", "last", "text")
+
+    def __init__(self, text: str, *, is_function: bool = False) -> None:
+        """Compile. Raises ValueError with one sentence if the text is not a pattern."""
+        parts = _split(text)
+        if len(parts) > 2:
+            raise ValueError("a name has at most two parts, schema.name; use match.database for the database")
+        name, name_is_literal = parts[-1]
+        schema, schema_is_literal = parts[0] if len(parts) == 2 else ("*", False)
+        self.text = text
+        self.last = name if name_is_literal or not has_glob(name) else None
+        self._name: Match = name.__eq__ if name_is_literal else compile_glob(name)
+        self._schema: Match = schema.__eq__ if schema_is_literal else compile_glob(schema)
+        self._schema_is_any = not schema_is_literal and not schema.strip("*")
+        # pg_catalog is searched first without being named. All its relations begin with pg_, its functions do not.
+        self._in_catalog = bool(self._schema("pg_catalog")), is_function
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NamePattern) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return f"NamePattern({self.text!r})"
+
+    def may_match(self, name: str, search_path: tuple[str, ...] | None) -> bool:
+        """True unless the object is certainly another one.
+
+        name: as in Effect.object. search_path: schemas in which unqualified names are looked up, None if not known.
+        A dot inside a quoted name cannot be told from a separator, so every reading counts.
+        """
+        if "." not in name:
+            return bool(self._name(name)) and self._may_be_in(name, search_path)
+        parts = name.split(".")
+        for cut in range(len(parts)):
+            if self._name(".".join(parts[cut:])):
+                if cut == 0:
+                    if self._may_be_in(name, search_path):
+                        return True
+                elif self._schema_is_any or any(self._schema(".".join(parts[start:cut])) for start in range(cut)):
+                    return True
+        return False
+
+    def must_match(self, name: str, search_path: tuple[str, ...] | None) -> bool:
+        """True only if the object certainly is one of those meant, wherever in the search path it is found."""
+        schema, dot, last = name.rpartition(".")
+        if not self._name(last):
+            return False
+        if self._schema_is_any:
+            return True
+        if dot:
+            return bool(self._schema(schema.rpartition(".")[2]))
+        return bool(search_path) and all(self._schema(each) for each in search_path or ())
+
+    def _may_be_in(self, name: str, search_path: tuple[str, ...] | None) -> bool:
+        if self._schema_is_any:
+            return True
+        matches_catalog, is_function = self._in_catalog
+        if matches_catalog and (is_function or name.startswith("pg_")):
+            return True
+        if search_path is None:
+            # In an unknown schema any will do; only a pattern for the catalogue alone cannot mean a user's table.
+            return not matches_catalog or bool(self._schema("public"))
+        return any(schema == "$user" or self._schema(schema) for schema in search_path)
+
+
+def _split(text: str) -> list[tuple[str, bool]]:
+    """Split a pattern into (folded part, is it quoted)."""
+    parts: list[tuple[str, bool]] = []
+    at = 0
+    while True:
+        found = _PART.match(text, at)
+        if found is None:
+            raise ValueError('must be a name such as customers, app.customers, *.customers or app."Customers"')
+        quoted, plain = found.groups()
+        parts.append((fold(plain), False) if quoted is None else (quoted.replace('""', '"'), True))
+        at = found.end()
+        if at == len(text):
+            return parts
+        if text[at] != ".":
+            raise ValueError("expected a dot after the first part of the name")
+        at += 1
