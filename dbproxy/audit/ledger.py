@@ -1,0 +1,590 @@
+"""The audit ledger's writer: an append-only, hash-chained log. The format is described in chain.py.
+
+One process, one writer. Nothing here waits for the disk but open, close, sync and try_resume; flush hands bytes to the kernel in one write.
+Not here: building the members of events (record.py), checking a ledger (verify.py), signing.
+
+How a caller uses it
+--------------------
+    intent(key, …)     before a statement may be forwarded        append(type, …)    any other event
+    flush()            once per loop turn, before that turn's bytes leave for the servers
+    outcome(key, …)    exactly once for every intent, also for one that flush could not write
+
+flush raises AuditDown when something stays unwritten; `intents` of the exception names the statements that must not be forwarded.
+`session` and `statement` of intents and outcomes come from the key: the body must not have them again.
+The number that append, intent and outcome return is final once flush has returned without having found the ledger down.
+
+When it cannot be written
+-------------------------
+                flush fails                                   try_resume (a timer): ballast back, new segment,
+      ┌────┐  ─────────────────────────────►  ┌──────┐        what waited, audit.resumed
+      │ up │   cut back to the last good byte │ down │ ─────────────────────────────────────────────► up
+      └────┘                                  └──────┘
+* A flush is written whole or not at all: after a failed write the file is cut back to where it ended before. Where even that fails, or an fsync
+  failed, the file is given up (`abandoned` in the next header) and never written again: a later fsync could report success for lost pages.
+* On a full volume or quota the ballast is given back, so that this turn can still be completed. If intents do not fit beside the outcomes that
+  are owed, they stay unwritten and flush raises: room for the outcome of each open intent is kept (OUTCOME_ROOM_BYTES), and an intent
+  beyond that room is refused. Another program may take the room that was given back; the outcomes then wait in memory.
+* While down: intent raises AuditDown. Outcomes of forwarded statements are always taken, and written at once as long as the ballast's room
+  lasts. Other events wait in memory up to PARKED_MAX_BYTES, beyond which append raises AuditDown and they are counted as dropped.
+  What waits is written first on resume, in the order it came. If the process dies before, the intents of forwarded statements
+  are on disk and get an outcome "unknown" when the ledger is opened again; what was never forwarded and never written leaves no record.
+* Once a second a flush looks whether the segment's file is still the one it writes to. If it was deleted or replaced, its records
+  are copied back from the open descriptor; a new segment follows, with a `segment.lost` record.
+* If the directory itself is gone or another one, it stays down until the one that was opened is back: an empty directory
+  in its place would look as if there had never been anything.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import platform
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from dbproxy.audit.chain import MAX_BODY_BYTES, Chain, Item, Key, format_time
+from dbproxy.audit.recovery import ChainEnd, Torn, recover_chain
+from dbproxy.audit.reserve import Reserve
+from dbproxy.audit.segment import create_file, free_side_path, segment_name, sync_directory, write_all
+from dbproxy.audit.types import EventType
+from dbproxy.errors import DbproxyError, StartError
+
+OUTCOME_ROOM_BYTES = 2048
+"""Room kept in the ballast for each open intent. An outcome record is about 500 bytes; a long tag makes it longer."""
+PARKED_MAX_BYTES = 8 << 20
+"""How much of other events waits in memory while the ledger is down."""
+MIN_RESERVE_BYTES = 64 << 10
+_RECORD_OVERHEAD_BYTES = 360
+"""A record without its body, rounded up, with a session id of 64 characters."""
+
+_INTENT = EventType.STATEMENT_INTENT.value
+_OUTCOME = EventType.STATEMENT_OUTCOME.value
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class AuditDown(DbproxyError):  # noqa: N818 - named for the state, as the refusal table does
+    """The ledger cannot take or write a record.
+
+    intents: keys of the statements whose intents were found unwritten by this flush; they must not be forwarded.
+    """
+
+    def __init__(self, reason: str, intents: tuple[Key, ...] = ()) -> None:
+        super().__init__(f"audit ledger cannot be written: {reason}")
+        self.reason = reason
+        self.intents = intents
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What open found. seq: of the last record before this run, 0 for a new chain; unknown: statements whose outcome is not known."""
+
+    seq: int
+    torn: tuple[Torn, ...]
+    unknown: tuple[Key, ...]
+
+
+class Ledger:
+    """The single writer of one chain.
+
+    directory: created with mode 0700 if missing. segment_bytes: a segment that has grown past this is rotated after a flush.
+    reserve_bytes: size of the ballast. now_ns: wall clock. node: name of this machine in segment headers.
+
+    is_down, down_reason: set by the ledger. refused_while_down: the caller counts statements here that it refused without a record
+    because the ledger was down; reported on resume. records, written_bytes, flushes: totals for metrics.
+    """
+
+    __slots__ = (
+        "_abandoned", "_chain", "_checked_second", "_directory", "_directory_fd", "_down_since_ns", "_dropped", "_fd", "_max_open",
+        "_node", "_now_ns", "_open", "_parked_bytes", "_path", "_pending", "_reserve", "_reserve_bytes", "_rotate_at", "_segment_bytes", "_size",
+        "_slot", "_told", "down_reason", "flushes", "is_down", "records", "refused_while_down", "written_bytes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        segment_bytes: int,
+        reserve_bytes: int,
+        now_ns: Callable[[], int],
+        slot: int = 0,
+        node: str | None = None,
+    ) -> None:
+        if reserve_bytes < MIN_RESERVE_BYTES:
+            raise ValueError(f"reserve_bytes must be at least {MIN_RESERVE_BYTES}")
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._reserve_bytes = reserve_bytes
+        self._now_ns = now_ns
+        self._slot = slot
+        self._node = platform.node() if node is None else node
+        self._max_open = reserve_bytes // OUTCOME_ROOM_BYTES
+        self._reserve = Reserve(directory / f"audit-{slot}.reserve", reserve_bytes)
+        self._directory_fd = -1
+        self._fd = -1
+        self._path: Path | None = None
+        self._size = 0  # INVARIANT: bytes of whole, chained records in the file at _path
+        self._rotate_at = segment_bytes
+        self._abandoned = ""
+        self._chain = Chain(0, b"")  # INVARIANT: stands at the last record in the file
+        self._checked_second = -1
+        self._pending: list[Item] = []
+        self._open: set[Key] = set()  # INVARIANT: intents taken, written or not, whose outcome was not taken yet
+        self._told: set[Key] = set()  # unwritten intents that an AuditDown has named
+        self._parked_bytes = 0
+        self._dropped = 0
+        self._down_since_ns = 0
+        self.is_down = False
+        self.down_reason = ""
+        self.refused_while_down = 0
+        self.records = 0
+        self.written_bytes = 0
+        self.flushes = 0
+
+    # --- start and end ---------------------------------------------------------------------------------------------------------
+
+    def open(self) -> Recovery:
+        """Lock the directory, recover the chain, begin a new segment that goes on with it.
+
+        Raises LedgerDamaged, StartError (another writer, a directory others may write to, no room for the ballast).
+        """
+        try:
+            self._lock_directory()
+            end = recover_chain(self._directory, self._slot)
+            self._chain = Chain(end.seq, end.hash)
+            self._path = end.path
+            self._size = end.size
+            self._open = set(end.open_intents)
+            unknown = tuple(sorted(end.open_intents))
+            self._reserve.acquire()
+            self._begin_segment(self._recovery_items(end, unknown), with_sync=True)
+        except OSError as error:
+            self._release_files()
+            raise StartError(f"audit ledger in {self._directory} cannot be opened: {_explain(error)}") from error
+        except DbproxyError:
+            self._release_files()
+            raise
+        self._open.clear()
+        return Recovery(end.seq, end.torn, unknown)
+
+    def close(self, reason: str) -> None:
+        """Write what waits, an outcome "unknown" for intents still open, and the end of the segment; sync; unlock. Never raises for I/O.
+
+        If that cannot be written, the next open finds the intents open and says so.
+        """
+        if self._directory_fd < 0:
+            return
+        if self.is_down:
+            self.try_resume()
+        for key in sorted(self._open):
+            self.outcome(key, b'"status":"unknown","reason":"the proxy stopped"')
+        with suppress(AuditDown):
+            if self._pending:
+                self.flush()
+            if not self.is_down:
+                self._pending.append((self._now_ns(), EventType.SEGMENT_END.value, None, _members({"reason": reason})))
+                self._rotate_at = 1 << 62  # nothing may follow the end of the segment
+                self.flush()
+            self.sync()
+        self._release_files()
+
+    # --- the hot path ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """How many records are not written yet."""
+        return len(self._pending)
+
+    @property
+    def open_intents(self) -> int:
+        """How many intents have no outcome yet."""
+        return len(self._open)
+
+    def append(self, type_: EventType, body: bytes) -> int:
+        """Take an event for the next flush. body: at least one JSON member, without braces. Returns its seq.
+
+        While down: waits in memory; raises AuditDown when too much waits already.
+        """
+        if not body or len(body) > MAX_BODY_BYTES or b"\n" in body:
+            raise ValueError("an event needs members, on one line and not beyond the size limit")
+        if self.is_down:
+            self._park(len(body))
+        pending = self._pending
+        pending.append((self._now_ns(), type_, None, body))
+        return self._chain.seq + len(pending)
+
+    def intent(self, key: Key, body: bytes) -> int:
+        """Take the intent of a statement for the next flush. key: session id and statement id; its members are added. Returns its seq.
+
+        Raises AuditDown when no statement may be forwarded.
+        """
+        open_ = self._open
+        if self.is_down or len(open_) >= self._max_open:
+            raise AuditDown(self.down_reason or "too many statements are open for the reserved space")
+        if key in open_ or not body or len(body) > MAX_BODY_BYTES or b"\n" in body:
+            raise ValueError("an intent needs a key of its own and members, on one line and not beyond the size limit")
+        open_.add(key)
+        pending = self._pending
+        pending.append((self._now_ns(), _INTENT, key, body))
+        return self._chain.seq + len(pending)
+
+    def outcome(self, key: Key, body: bytes) -> int:
+        """Take the outcome of a statement for the next flush; its intent must be open. Never refused for lack of space. Returns its seq."""
+        if not body or b"\n" in body:
+            raise ValueError("an outcome needs members, on one line")
+        self._open.remove(key)  # a KeyError is a mistake of the caller: an outcome without intent, or a second one
+        pending = self._pending
+        pending.append((self._now_ns(), _OUTCOME, key, body))
+        return self._chain.seq + len(pending)
+
+    def flush(self) -> None:
+        """Write everything that waits, in one write. Raises AuditDown if something stays unwritten.
+
+        May return with is_down set: then everything was written, with the last space there is.
+        """
+        items = self._pending
+        if not items:
+            return
+        if self.is_down:
+            self._flush_owed()
+            return
+        second = items[-1][0] // 1_000_000_000
+        if second != self._checked_second:
+            self._checked_second = second
+            self._check_segment()
+        error = self._write(items)
+        if error is not None:
+            self._fail(error)
+            return
+        self._pending = []
+        if self._size >= self._rotate_at:
+            self._rotate()
+
+    # --- for timers ------------------------------------------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Wait until the disk has the current segment. Raises AuditDown when it cannot; the segment is given up then."""
+        if self._fd < 0:
+            return
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._go_down(f"fsync: {_explain(error)}")
+            self._abandon(f"fsync failed: {_explain(error)}")
+            raise AuditDown(self.down_reason, self._untold_intents()) from error
+
+    def try_resume(self) -> bool:
+        """While down: take the ballast back, begin a new segment with what waits and an `audit.resumed` record. Returns whether it is up."""
+        if not self.is_down:
+            return True
+        waiting = self._pending
+        resumed = _members(
+            {
+                "since": format_time(self._down_since_ns),
+                "reason": self.down_reason,
+                "refused": self.refused_while_down,
+                "dropped": self._dropped,
+                "delayed": len(waiting),
+            }
+        )
+        try:
+            self._check_directory()
+            # More than the ballast must be free, or the next flush would be down again.
+            self._reserve.acquire(extra=self._reserve_bytes // 4)
+            self._begin_segment(
+                [*waiting, (self._now_ns(), EventType.AUDIT_RESUMED.value, None, resumed)], with_sync=True
+            )
+        except OSError as error:
+            self._reserve.release()
+            self.down_reason = _explain(error)
+            return False
+        self._pending = []
+        self._told.clear()
+        self._parked_bytes = self._dropped = self.refused_while_down = 0
+        self.is_down = False
+        self.down_reason = ""
+        return True
+
+    # --- failing ---------------------------------------------------------------------------------------------------------------
+
+    def _write(self, items: list[Item]) -> OSError | None:
+        """Chain and write items to the current segment, whole or not at all. Returns the error if not."""
+        chain = self._chain
+        seq = chain.seq
+        hash_ = chain.hash
+        data = b"".join(chain.link(items))
+        try:
+            write_all(self._fd, data)
+        except OSError as error:
+            chain.seq = seq
+            chain.hash = hash_
+            self._cut_back()
+            return error
+        self._size += len(data)
+        self.records += len(items)
+        self.written_bytes += len(data)
+        self.flushes += 1
+        return None
+
+    def _cut_back(self) -> None:
+        """Undo a partial write; where that fails, never write to the file again."""
+        try:
+            os.ftruncate(self._fd, self._size)
+        except OSError as error:
+            self._abandon(f"a partial write could not be undone: {_explain(error)}")
+
+    def _abandon(self, reason: str) -> None:
+        self._abandoned = reason
+        if self._fd >= 0:
+            with suppress(OSError):
+                os.close(self._fd)
+            self._fd = -1
+
+    def _go_down(self, reason: str) -> None:
+        self.is_down = True
+        self.down_reason = reason
+        self._down_since_ns = self._now_ns()
+        self._parked_bytes = sum(len(item[3]) for item in self._pending)
+
+    def _fail(self, error: OSError) -> None:
+        """A flush failed: go down. On a full volume complete this turn with the ballast's room. Raises AuditDown if something stays unwritten."""
+        self._go_down(_explain(error))
+        if error.errno not in _NO_SPACE:
+            self._abandon(self._abandoned or _explain(error))
+        elif self._fd >= 0:
+            self._reserve.release()
+            items = self._pending
+            needed = sum(len(item[3]) + _RECORD_OVERHEAD_BYTES for item in items) + len(self._open) * OUTCOME_ROOM_BYTES
+            if needed <= self._reserve_bytes and self._write(items) is None:
+                self._pending = []
+                return
+        self._flush_owed()
+
+    def _flush_owed(self) -> None:
+        """While down: write outcomes of forwarded statements, nothing else. Raises AuditDown if anything stays unwritten."""
+        items = self._pending
+        unwritten = {item[2] for item in items if item[1] == _INTENT}
+        owed = [item for item in items if item[1] == _OUTCOME and item[2] not in unwritten]
+        if owed and self._fd >= 0 and self._write(owed) is None:
+            self._pending = items = [item for item in items if item[1] != _OUTCOME or item[2] in unwritten]
+        if items:
+            raise AuditDown(self.down_reason, self._untold_intents())
+
+    def _untold_intents(self) -> tuple[Key, ...]:
+        """Keys of unwritten intents that no AuditDown has named yet."""
+        keys = tuple(
+            item[2]
+            for item in self._pending
+            if item[2] is not None and item[1] == _INTENT and item[2] not in self._told
+        )
+        self._told.update(keys)
+        return keys
+
+    def _park(self, size: int) -> None:
+        if self._parked_bytes + size > PARKED_MAX_BYTES:
+            self._dropped += 1
+            raise AuditDown(self.down_reason)
+        self._parked_bytes += size + _RECORD_OVERHEAD_BYTES
+
+    # --- segments --------------------------------------------------------------------------------------------------------------
+
+    def _begin_segment(self, items: Iterable[Item], *, with_sync: bool) -> None:
+        """Create the next segment with its header and items, and make it the current one. Raises OSError, and changes nothing then."""
+        seq = self._chain.seq
+        hash_ = self._chain.hash
+        path = self._directory / segment_name(self._slot, seq + 1)
+        try:
+            fd = create_file(path)
+        except FileExistsError:
+            path.rename(free_side_path(path, "torn"))  # left by a failed attempt that could not remove it
+            fd = create_file(path)
+        linked = [(self._now_ns(), EventType.SEGMENT_START.value, None, self._header(path.name)), *items]
+        data = b"".join(self._chain.link(linked))
+        try:
+            write_all(fd, data)
+            if with_sync:
+                os.fdatasync(fd)
+                sync_directory(self._directory)
+        except OSError:
+            self._chain.seq = seq
+            self._chain.hash = hash_
+            with suppress(OSError):
+                os.close(fd)
+            with suppress(OSError):
+                path.unlink()  # nobody was told that anything in it is recorded
+            raise
+        if self._fd >= 0:
+            with suppress(OSError):
+                os.close(self._fd)
+        self._fd = fd
+        self._path = path
+        self._size = len(data)
+        self._rotate_at = self._segment_bytes
+        self._abandoned = ""
+        self.records += len(linked)
+        self.written_bytes += len(data)
+        self.flushes += 1
+
+    def _header(self, name: str) -> bytes:
+        predecessor: dict[str, object] | None = None
+        if self._path is not None:
+            predecessor = {
+                "file": self._path.name,
+                "seq": self._chain.seq,
+                "hash": self._chain.hash.decode(),
+                "size": self._size,
+            }
+            if self._abandoned:
+                predecessor["abandoned"] = self._abandoned
+        # On disk, an intent is open if it is written and its outcome is not.
+        unwritten = {item[2] for item in self._pending if item[1] == _INTENT}
+        owed = {item[2] for item in self._pending if item[2] is not None and item[1] == _OUTCOME}
+        open_ = sorted((self._open | owed) - unwritten)
+        return _members(
+            {"segment": name, "slot": self._slot, "node": self._node, "predecessor": predecessor, "open": open_}
+        )
+
+    def _rotate(self) -> None:
+        """End the segment and begin the next. If that fails, this one simply goes on and rotation is tried again later."""
+        seq = self._chain.seq
+        hash_ = self._chain.hash
+        size = self._size
+        self._rotate_at = size + self._segment_bytes // 8
+        if self._write([(self._now_ns(), EventType.SEGMENT_END.value, None, b'"reason":"rotated"')]) is None:
+            try:
+                self._begin_segment((), with_sync=False)
+                return
+            except OSError:
+                # Take the end back: nobody has seen it, and records must not follow it.
+                self._chain.seq = seq
+                self._chain.hash = hash_
+                self._size = size
+                self._cut_back()
+        if self._fd < 0:
+            self._go_down(self._abandoned)
+
+    def _check_segment(self) -> None:
+        """See that the file being written is still the one at its path, and as long as we made it. Raises AuditDown."""
+        path = self._current_path()
+        try:
+            ours = os.fstat(self._fd)
+            named = path.stat()
+            what = ""
+            if (ours.st_dev, ours.st_ino) != (named.st_dev, named.st_ino):
+                what = "replaced"
+            elif ours.st_size < self._size:
+                what = "truncated"
+            elif ours.st_size > self._size:
+                what = "grown"
+        except FileNotFoundError:
+            what = "deleted"
+        except OSError as error:
+            self._fail(error)
+            return
+        if what:
+            self._replace_segment(path, what)
+
+    def _replace_segment(self, path: Path, what: str) -> None:
+        """Someone changed the segment's file: save what the descriptor still has, go on in a new segment. Raises AuditDown."""
+        event: dict[str, object] = {"segment": path.name, "reason": what, "seq": self._chain.seq, "size": self._size}
+        try:
+            self._check_directory()
+            if what in ("deleted", "replaced"):
+                event["saved_as"] = self._save_copy(path)
+            self._abandoned = "" if event.get("saved_as") == path.name else f"{what} by someone else"
+            item = (self._now_ns(), EventType.SEGMENT_LOST.value, None, _members(event))
+            self._begin_segment([item], with_sync=False)
+        except OSError as error:
+            self._abandoned = f"{what} by someone else"
+            self._go_down(f"segment {path.name} was {what}: {_explain(error)}")
+            self._abandon(self._abandoned)
+            self._flush_owed()
+
+    def _current_path(self) -> Path:
+        if self._path is None:
+            raise ValueError("the ledger is not open")
+        return self._path
+
+    def _save_copy(self, path: Path) -> str | None:
+        """Copy the records of a file that has lost its name. Returns the copy's name, None if there is not enough left of it."""
+        if os.fstat(self._fd).st_size < self._size:
+            return None
+        target = free_side_path(path, "saved") if path.exists() else path
+        fd = create_file(target)
+        try:
+            offset = 0
+            while offset < self._size:
+                block = os.pread(self._fd, min(1 << 20, self._size - offset), offset)
+                write_all(fd, block)
+                offset += len(block)
+        finally:
+            os.close(fd)
+        return target.name
+
+    # --- the directory ---------------------------------------------------------------------------------------------------------
+
+    def _lock_directory(self) -> None:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._directory_fd = fd
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartError(
+                f"audit ledger in {self._directory} is in use by another process; give each proxy a directory of its own, or stop the other one"
+            ) from None
+        if os.fstat(fd).st_mode & 0o022:
+            raise StartError(
+                f"audit directory {self._directory} can be written by others; run chmod 700 {self._directory}"
+            )
+
+    def _check_directory(self) -> None:
+        """Raises OSError if the directory at its path is not the one that was opened."""
+        ours = os.fstat(self._directory_fd)
+        named = self._directory.stat()
+        if (ours.st_dev, ours.st_ino) != (named.st_dev, named.st_ino):
+            raise FileNotFoundError(
+                errno.ENOENT, "the audit directory was replaced by another one; put it back or restart the proxy"
+            )
+
+    def _release_files(self) -> None:
+        for fd in (self._fd, self._directory_fd):
+            if fd >= 0:
+                with suppress(OSError):
+                    os.close(fd)
+        self._fd = self._directory_fd = -1
+
+    def _recovery_items(self, end: ChainEnd, unknown: tuple[Key, ...]) -> list[Item]:
+        """Records that close what a crash left open; none after an end in good order."""
+        is_cut = end.was_rotated or (end.seq > 0 and end.last_type != EventType.SEGMENT_END)
+        if not (is_cut or end.torn or unknown):
+            return []
+        now = self._now_ns()
+        body = _members(
+            {
+                "torn": [
+                    {"file": t.file, "segment": t.segment, "offset": t.offset, "size": t.size, "sha256": t.digest}
+                    for t in end.torn
+                ],
+                "unknown": len(unknown),
+                "successor_missing": end.was_rotated,
+            }
+        )
+        items: list[Item] = [(now, EventType.RECOVERY.value, None, body)]
+        items += [
+            (now, _OUTCOME, key, b'"status":"unknown","reason":"the proxy ended before the outcome was known"')
+            for key in unknown
+        ]
+        return items
+
+
+def _members(fields: dict[str, object]) -> bytes:
+    return orjson.dumps(fields)[1:-1]
+
+
+def _explain(error: OSError) -> str:
+    return error.strerror or str(error)
