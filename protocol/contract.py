@@ -93,6 +93,8 @@ class Why(Enum):
     """A legal request that the proxy does not relay."""
     SERVER_LOST = "server_lost"
     """The database went away."""
+    LEFT = "left"
+    """The peer said goodbye; nothing is wrong."""
 
 
 class Refusal:
@@ -152,7 +154,13 @@ class Outcome:
     __slots__ = ("code", "received_bytes", "rows", "sent_bytes", "status", "tag")
 
     def __init__(
-        self, status: Status, rows: int = 0, received_bytes: int = 0, sent_bytes: int = 0, tag: bytes = b"", code: str = ""
+        self,
+        status: Status,
+        rows: int = 0,
+        received_bytes: int = 0,
+        sent_bytes: int = 0,
+        tag: bytes = b"",
+        code: str = "",
     ) -> None:
         self.status = status
         self.rows = rows
@@ -191,6 +199,12 @@ class Host(Protocol):
     def synced(self, transaction: Transaction) -> None:
         """The server is ready for the next command; nothing is in flight before this point."""
 
+    def answered(self, value: str | None) -> None:
+        """The answer to Relay.ask: its first field, None when the server could not answer."""
+
+    def pause(self, *, on: bool) -> None:
+        """Stop reading from the client: it sent more than may be kept while it is held; or go on."""
+
     def close(self, side: Side, why: Why, detail: str) -> None:
         """The session must end; side is where the cause lies. The relay has sent what the client is to be told."""
 
@@ -208,8 +222,11 @@ class Relay(Protocol):
     def end(self, refusal: Refusal) -> None:
         """Tell the client why and end the session at the next message boundary towards the client."""
 
-    def ask(self, text: bytes) -> None:
-        """Run the proxy's own one-row query when the server is idle; its answer goes to Host.answered. Client bytes wait meanwhile."""
+    def ask(self, text: bytes) -> bool:
+        """Run the proxy's own one-row query; its answer goes to Host.answered, client bytes wait meanwhile.
+
+        Returns False, and asks nothing, unless the server is idle and not in a failed transaction.
+        """
 
     def rejudge(self) -> None:
         """Policy or session state changed: judgements made before do not hold for later executions."""

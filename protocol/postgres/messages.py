@@ -7,7 +7,7 @@ Source: PostgreSQL manual, "Message Formats".
 
 from __future__ import annotations
 
-from struct import error as StructError
+import struct
 from struct import unpack_from
 
 from protocol.contract import Side
@@ -61,7 +61,7 @@ def parse_bind(body: bytes) -> tuple[bytes, bytes, tuple[int, ...], tuple[bytes 
             values.append(body[position:following])
             position = following
         (result_count,) = unpack_from(">H", body, position)
-    except StructError as fault:
+    except struct.error as fault:
         raise MalformedMessage(Side.CLIENT, "Bind is cut short") from fault
     if position + 2 + 2 * result_count != size:
         raise MalformedMessage(Side.CLIENT, "Bind has bytes left over or missing")
@@ -111,7 +111,7 @@ def parse_function_call(body: bytes) -> tuple[int, tuple[int, ...], tuple[bytes 
                 raise MalformedMessage(Side.CLIENT, "FunctionCall argument has an impossible length")
             values.append(body[position : position + length])
             position += length
-    except StructError as fault:
+    except struct.error as fault:
         raise MalformedMessage(Side.CLIENT, "FunctionCall is cut short") from fault
     if position + 2 != len(body) or format_count not in (0, 1, count):
         raise MalformedMessage(Side.CLIENT, "FunctionCall counts disagree with its size")
@@ -157,8 +157,8 @@ def check_row(data: bytes, position: int, end: int) -> None:
             (length,) = unpack_from(">i", data, position)
             if length < -1:
                 raise MalformedMessage(Side.SERVER, "DataRow field has a negative length")
-            position += 4 + (length if length > 0 else 0)
-    except StructError as fault:
+            position += 4 + max(length, 0)
+    except struct.error as fault:
         raise MalformedMessage(Side.SERVER, "DataRow is cut short") from fault
     if position != end:
         raise MalformedMessage(Side.SERVER, "DataRow fields disagree with its size")

@@ -1,0 +1,145 @@
+"""What the server owes: the queue of expected replies, and the names of prepared statements and portals.
+
+The client may send far ahead of the replies, and the server drops whatever follows an error up to the next Sync. So a
+Parse or Close changes a name only once the server has confirmed it; until then the change is pending, and is forgotten
+if the server skipped it. A sync group is what stands between two Syncs.
+
+    client:  Parse s  Bind s  Execute  Sync | Bind s  Execute  Sync
+    group:   0        0       0        0    | 1       1        1
+                                              ^ waits while the Parse of group 0 is unconfirmed: had something in group 0
+                                                failed, `s` would still be the older text
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Generic, TypeVar
+
+from protocol.contract import Refusal, Statement
+
+# What a queue entry stands for; the entry is (kind, statement id or 0, payload). A tuple as payload is (ord("S") or
+# ord("P"), name): the name that is forgotten, by Close or because a Query destroys the unnamed statement.
+PARSE = 1
+BIND = 2
+DESCRIBE = 3
+EXECUTE = 4
+CLOSE = 5
+SYNC = 6
+QUERY = 7
+FUNCTION = 8
+REFUSED_STEP = 9
+"""Our failing Parse in place of a refused extended message; payload: Refused."""
+REFUSED_QUERY = 10
+"""Our failing Query in place of a refused Query or FunctionCall; payload: Refused."""
+ASK = 11
+"""The proxy's own query."""
+
+Entry = tuple[int, int, "Prepared | Portal | Refused | tuple[int, bytes] | None"]
+V = TypeVar("V")
+
+
+class Prepared:
+    """A prepared statement as the server knows it. types are filled from Parse, later from ParameterDescription."""
+
+    __slots__ = ("may_copy", "name", "text", "types")
+
+    def __init__(self, name: bytes, text: bytes, types: tuple[int, ...]) -> None:
+        self.name = name
+        self.text = text
+        self.types = types
+        self.may_copy = b"copy" in text.lower()
+
+
+class Portal:
+    """A bound statement. is_started: an Execute was sent; is_settled: its Bind's statement has its outcome.
+
+    epoch: the relay's judgement epoch when the Bind was judged.
+    """
+
+    __slots__ = ("epoch", "is_settled", "is_started", "may_copy", "name", "statement")
+
+    def __init__(self, name: bytes, statement: Statement, epoch: int, *, may_copy: bool) -> None:
+        self.name = name
+        self.statement = statement
+        self.epoch = epoch
+        self.may_copy = may_copy
+        self.is_started = False
+        self.is_settled = False
+
+
+class Refused:
+    """A refusal on its way. forgets_unnamed: its substitute is a Query, which destroys the unnamed statement."""
+
+    __slots__ = ("forgets_unnamed", "refusal")
+
+    def __init__(self, refusal: Refusal, *, forgets_unnamed: bool) -> None:
+        self.refusal = refusal
+        self.forgets_unnamed = forgets_unnamed
+
+
+class Names(Generic[V]):
+    """Names with pending changes. INVARIANT: pending changes of one name are in the order of the reply queue."""
+
+    __slots__ = ("confirmed", "pending")
+
+    def __init__(self) -> None:
+        self.confirmed: dict[bytes, V] = {}
+        self.pending: dict[bytes, list[tuple[int, V | None]]] = {}
+
+    def change(self, name: bytes, group: int, value: V | None) -> None:
+        """A message was sent that gives the name this value (None: forgets it) if the server gets that far."""
+        self.pending.setdefault(name, []).append((group, value))
+
+    def find(self, name: bytes) -> V | None:
+        """The value that a message sent now would meet, assuming nothing before it in its group fails."""
+        changes = self.pending.get(name)
+        return changes[-1][1] if changes else self.confirmed.get(name)
+
+    def is_unsettled(self, name: bytes, group: int) -> bool:
+        """Whether the name's value depends on the fate of an earlier group."""
+        changes = self.pending.get(name)
+        return bool(changes) and changes[0][0] != group  # type: ignore[index] # not empty: bool(changes)
+
+    def settle(self, name: bytes, *, confirmed: bool) -> V | None:
+        """The oldest pending change of the name took effect, or was skipped. Returns the value it replaced, if any."""
+        changes = self.pending[name]
+        value = changes.pop(0)[1]
+        if not changes:
+            del self.pending[name]
+        if not confirmed:
+            return None
+        replaced = self.confirmed.pop(name, None)
+        if value is not None:
+            self.confirmed[name] = value
+        return replaced
+
+
+class Pipeline:
+    """The reply queue with the names it changes. Fields are read by the relay directly: this is the hot path."""
+
+    __slots__ = ("group", "portals", "prepared", "queue")
+
+    def __init__(self) -> None:
+        self.queue: deque[Entry] = deque()
+        self.prepared: Names[Prepared] = Names()
+        self.portals: Names[Portal] = Names()
+        self.group = 0
+
+    def skip_group(self) -> list[Entry]:
+        """The server failed: take out everything up to the next Sync, undo its name changes, return it in order."""
+        queue = self.queue
+        skipped: list[Entry] = []
+        while queue and queue[0][0] != SYNC:
+            entry = queue.popleft()
+            kind, _, payload = entry
+            if kind == PARSE and isinstance(payload, Prepared):
+                self.prepared.settle(payload.name, confirmed=False)
+            elif kind == BIND and isinstance(payload, Portal):
+                self.portals.settle(payload.name, confirmed=False)
+            elif isinstance(payload, tuple):
+                names: Names[Prepared] | Names[Portal] = self.prepared if payload[0] == 83 else self.portals
+                names.settle(payload[1], confirmed=False)
+            elif isinstance(payload, Refused) and payload.forgets_unnamed:
+                self.prepared.settle(b"", confirmed=False)
+            skipped.append(entry)
+        return skipped
