@@ -89,7 +89,7 @@ class Exchange(Protocol):
         """Take client-final, return server-final. Raises AuthenticationFailed."""
 
 
-class AuthenticationFailed(Exception):
+class AuthenticationFailed(Exception):  # noqa: N818 - an outcome of a login, not a defect
     """The proof is wrong, or the exchange is not as the mechanism demands. Its text is for the log, never for the client."""
 
 
@@ -128,13 +128,19 @@ class Authenticate:
     password: bytes | None = field(default=None, repr=False)
 
 
-class LoginRefused(Exception):
-    """The login ends here; refusal is what the client is told."""
+class LoginRefused(Exception):  # noqa: N818 - an outcome of a login, not a defect
+    """The login ends here; refusal is what the client is told.
 
-    def __init__(self, refusal: Refusal, detail: str = "") -> None:
-        super().__init__(detail or refusal.message)
+    A Why.LOGIN refusal with an empty message means: the protocol's own words for a wrong password, always the same ones.
+    detail: for the log and audit, never for the client. event: a word that names the case for metrics and audit, such as
+    "server_auth_downgrade"; "" if it is nothing special.
+    """
+
+    def __init__(self, refusal: Refusal, detail: str = "", event: str = "") -> None:
+        super().__init__(detail or refusal.message or refusal.why.value)
         self.refusal = refusal
         self.detail = detail
+        self.event = event
 
 
 class Authorization(Protocol):
