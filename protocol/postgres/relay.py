@@ -54,6 +54,8 @@ _NAMES = 4
 _ASKING = 8
 _HOST = 16
 
+_ROWS = (DATA_ROW, COPY_DATA)
+
 _CHECKED_RUN_BYTES = 8192
 """Rows in runs up to this size are checked field by field, in longer ones only the first: the proxy does not read rows."""
 
@@ -267,7 +269,7 @@ class PostgresRelay:
                 queue.append((due.DESCRIBE, 0, self._pipe.prepared.find(name) if space == 83 else None))
                 done = _PASS
             elif kind == COPY_DATA and self._copy_in and not self._is_skipping:
-                following, messages = scan_rows(data, position, end)
+                following, messages = scan_rows(data, position, end, COPY_DATA)
                 self._sent += following - position - 5 * messages
                 self._sync_dropped = False
                 done = _PASS
@@ -651,7 +653,9 @@ class PostgresRelay:
                 return
         while True:
             start = position
-            position, rows = scan_rows(data, position, end)
+            rows = 0
+            if position < end and data[position] in _ROWS:
+                position, rows = scan_rows(data, position, end, data[position])
             if rows:
                 self._count_rows(data, start, position, rows)
                 if self._waiting & _ASKING:

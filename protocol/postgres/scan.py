@@ -14,22 +14,22 @@ DATA_ROW = 68  # D
 COPY_DATA = 100  # d
 
 
-def scan_rows(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """Walk over whole DataRow and CopyData messages.
+def scan_rows(data: bytes, position: int, end: int, kind: int) -> tuple[int, int]:
+    """Walk over whole messages of one type.
 
-    position: a message boundary in data; end: where the valid bytes end.
-    Returns (position of the first byte that is not part of a whole row message, rows passed). What stands there is for
-    the caller to judge: another message type, an incomplete row, or a length that no message can have.
+    position: a message boundary in data; end: where the valid bytes end; kind: DATA_ROW or COPY_DATA.
+    Returns (position of the first byte that is not part of a whole message of that type, messages passed). What stands
+    there is for the caller to judge: another type, an incomplete message, or a length that no message can have.
     """
-    rows = 0
+    count = 0
     last_header = end - 5
     while position <= last_header:
-        kind, size = _header(data, position)
-        if kind != DATA_ROW and kind != COPY_DATA:
+        found, size = _header(data, position)
+        if found != kind:
             break
         following = position + size + 1
         if following > end or size < 4:
             break
         position = following
-        rows += 1
-    return position, rows
+        count += 1
+    return position, count
