@@ -1,0 +1,63 @@
+# Everything here works on a bare machine with make and Python >= 3.11.5; no compiler is needed.
+# Long output goes to reports/, a summary to the screen.
+
+SHELL := /bin/sh
+PY := .venv/bin/python
+REPORTS := reports
+PYTEST := $(PY) -m pytest --no-header
+export PYTHON
+
+# $(call quietly,NAME,COMMAND): one line if it succeeds, all it said if it fails
+define quietly
+@mkdir -p $(REPORTS); if $(2) >$(REPORTS)/$(1).log 2>&1; then echo "ok      $(1)"; \
+else cat $(REPORTS)/$(1).log; echo "FAILED  $(1): $(2)"; exit 1; fi
+endef
+
+.PHONY: help install check unit test coverage demo bench format clean
+
+help: ## this list
+	@echo "dbproxy - make targets:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+	@echo
+	@echo "  make demo ONCE=1           end after the tour; exit 0 only if every step did what it says"
+	@echo "  make test ENGINES=postgres the database engines that must be there (default: all)"
+	@echo "  make test ALLOW_MISSING=1  skip the tests whose programs are missing, instead of failing"
+	@echo "  make ... PYTHON=/path      another Python for the virtual environment"
+
+install: ## make .venv with everything that developing and testing needs
+	@.ci/venv demo,test,dev
+
+check: install ## static gates: format, lint, types, layers
+	$(call quietly,format,$(PY) -m ruff format --check .)
+	$(call quietly,lint,$(PY) -m ruff check .)
+	$(call quietly,types,$(PY) -m mypy)
+	$(call quietly,layers,.venv/bin/lint-imports)
+
+unit: install ## tests that need no server, under 10 seconds
+	@$(PYTEST) -m "not integration and not bench"
+
+test: check ## every gate and every test, on real servers
+	@mkdir -p $(REPORTS)
+	@PYTHONPATH=tests $(PY) -m support.requirements
+	@$(PYTEST) -m "not bench" --junitxml=$(REPORTS)/junit.xml
+
+coverage: install ## every test with branch coverage; HTML in reports/coverage
+	@PYTHONPATH=tests $(PY) -m support.requirements
+	@$(PYTEST) -m "not bench" --cov --cov-report=term --cov-report=html:$(REPORTS)/coverage
+
+demo: ## the tour on an embedded PostgreSQL (ONCE=1: then end)
+	@.ci/venv demo
+	@$(PY) -m dbproxy demo $(if $(filter-out 0,$(ONCE)),--once)
+
+bench: install ## pgbench direct, HAProxy, PgBouncer and dbproxy, interleaved
+	@PYTHONPATH=tests $(PY) -m support.requirements --bench
+	@mkdir -p $(REPORTS)
+	@$(PYTEST) tests/bench -m bench -s -p no:cacheprovider --timeout=0
+
+format: install ## format and fix what can be fixed
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+clean: ## remove everything that make made
+	@rm -rf .venv .make $(REPORTS) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	@find dbproxy protocol classifiers config tests -name __pycache__ -prune -exec rm -rf {} +
