@@ -6,12 +6,16 @@ named and missing fails the run, one that is not named is left out and the summa
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+from support.proxy import Proxy, running_proxy
+from support.requirements import is_missing_allowed
 from support.servers import Database, PostgresServer, fresh_database, newest_postgres, postgres_with_tls
 
 from dbproxy.embedded.errors import EmbeddedServerError
@@ -60,6 +64,13 @@ def _require(engine: str) -> None:
         pytest.skip(f"ENGINES leaves out {engine}")
 
 
+def _missing(error: EmbeddedServerError) -> NoReturn:
+    """Fail, unless the run was told to go without what is missing."""
+    if is_missing_allowed():
+        pytest.skip(str(error))
+    pytest.fail(str(error), pytrace=False)
+
+
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
     """The newest PostgreSQL to be had, with log_statement=all; not necessarily with TLS."""
@@ -70,7 +81,7 @@ def postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
             used.append(f"PostgreSQL {server.version}: {server.source}")
             yield server
     except EmbeddedServerError as error:
-        pytest.fail(str(error), pytrace=False)
+        _missing(error)
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +93,7 @@ def postgres_tls(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
             request.config.stash[_USED].append(f"PostgreSQL {server.version} with TLS: {server.source}")
             yield server
     except EmbeddedServerError as error:
-        pytest.fail(str(error), pytrace=False)
+        _missing(error)
 
 
 @pytest.fixture
@@ -97,6 +108,24 @@ def database_tls(postgres_tls: PostgresServer) -> Iterator[Database]:
     """A fresh database with the sample shop on the PostgreSQL with TLS."""
     with fresh_database(postgres_tls, f"test_{next(_NUMBERS)}") as fresh:
         yield fresh
+
+
+@pytest.fixture
+def make_proxy(tmp_path: Path, postgres: PostgresServer) -> Iterator[Callable[..., Proxy]]:
+    """Start proxies, by default in front of the newest server; arguments as for support.proxy.running_proxy."""
+    with contextlib.ExitStack() as stack:
+
+        def make(server: PostgresServer = postgres, **options: Any) -> Proxy:
+            return stack.enter_context(running_proxy(tmp_path / f"proxy-{next(_NUMBERS)}", server, **options))
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def observe_proxy(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """One proxy for the whole run, in front of the newest server, that records everything and refuses nothing."""
+    with running_proxy(tmp_path_factory.mktemp("observe"), postgres, policy="observe") as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")
