@@ -133,10 +133,10 @@ class Chain:
         return parts
 
 
-def check_line(line: bytes) -> tuple[int, bytes, bytes, bytes] | str:
+def check_line(line: bytes) -> tuple[int, bytes, bytes, bytes, bytes] | str:
     """Check form and hash of one line, LF included; not its JSON.
 
-    Returns (seq, prev, type, hash), or what is wrong in a few words.
+    Returns (seq, prev, at, type, hash), or what is wrong in a few words.
     """
     match = HEAD_PATTERN.match(line)
     if match is None or line[-TAIL_BYTES : -TAIL_BYTES + 9] != _HASH or line[-3:] != _END:
@@ -144,4 +144,4 @@ def check_line(line: bytes) -> tuple[int, bytes, bytes, bytes] | str:
     digest = hexlify(sha256(line[:-TAIL_BYTES]).digest())
     if digest != line[-67:-3]:
         return "its hash does not match its bytes"
-    return int(match[1]), match[2], match[4], digest
+    return int(match[1]), match[2], match[3], match[4], digest

@@ -267,7 +267,10 @@ class Ledger:
     # --- for timers ------------------------------------------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Wait until the disk has the current segment. Raises AuditDown when it cannot; the segment is given up then."""
+        """Wait until the disk has the current segment. Raises AuditDown when it cannot; the segment is given up then.
+
+        Intents that wait at that moment are named by the next flush.
+        """
         if self._fd < 0:
             return
         try:
@@ -275,7 +278,7 @@ class Ledger:
         except OSError as error:
             self._go_down(f"fsync: {_explain(error)}")
             self._abandon(f"fsync failed: {_explain(error)}")
-            raise AuditDown(self.down_reason, self._untold_intents()) from error
+            raise AuditDown(self.down_reason) from error
 
     def try_resume(self) -> bool:
         """While down: take the ballast back, begin a new segment with what waits and an `audit.resumed` record. Returns whether it is up."""

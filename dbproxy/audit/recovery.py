@@ -104,7 +104,7 @@ def _read_segment(path: Path, first_seq: int) -> tuple[ChainEnd | None, int]:
                 raise LedgerDamaged(path, seq + 1, "it does not follow the record before")
             if last == EventType.SEGMENT_END:
                 raise LedgerDamaged(path, seq + 1, "records follow the end of the segment")
-            seq, _, last, prev = checked
+            seq, _, _, last, prev = checked
             good += len(line)
             try:
                 was_rotated = _follow(last, line, path.name, open_intents, is_first=seq == first_seq)
