@@ -268,7 +268,7 @@ def running_proxy(
         status = proxy.stop()
         if is_clean_end_expected:
             assert status == 0, f"the proxy ended with status {status}:\n{proxy.stderr}"
-            assert "Traceback" not in proxy.stderr and "ResourceWarning" not in proxy.stderr, proxy.stderr
+            assert not [sign for sign in ("Traceback", "ResourceWarning") if sign in proxy.stderr], proxy.stderr
     finally:
         if process.poll() is None:
             proxy.kill()
