@@ -1,0 +1,232 @@
+"""One TCP connection, first as a wire that is read exactly, then as a link that feeds a session.
+
+Until it is known whether a connection will be encrypted it stays a raw socket: exactly the bytes of one request are read from it, and
+what follows stays in the kernel, where it can be seen (`has_waiting`) before the socket is handed to TLS. There is no start_tls here:
+bytes buffered before a handshake have been taken for encrypted ones in too many programs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+
+from protocol.login import TLSInfo
+
+_LOGIN_BUFFER_BYTES = 128 * 1024
+"""How much of a TLS peer's bytes is kept during login before reading pauses."""
+
+
+class Link(asyncio.Protocol):
+    """The loop's view of a connection. During login bytes wait in a buffer; afterwards they go straight to the receiver.
+
+    on_data, on_lost: set once by attach. on_pressure(True): our writes are not taken fast enough; (False): they are again.
+    """
+
+    __slots__ = ("_buffer", "_lost", "_on_data", "_on_lost", "_on_pressure", "_wanted", "transport")
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._wanted: tuple[int, asyncio.Future[None]] | None = None
+        self._lost = False
+        self._on_data: Callable[[bytes], None] | None = None
+        self._on_lost: Callable[[], None] | None = None
+        self._on_pressure: Callable[[bool], None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment] # stream connections get a Transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._on_data is not None:
+            self._on_data(data)
+            return
+        self._buffer += data
+        if self._wanted is not None and len(self._buffer) >= self._wanted[0] and not self._wanted[1].done():
+            self._wanted[1].set_result(None)
+        if len(self._buffer) > _LOGIN_BUFFER_BYTES and self.transport is not None:
+            self.transport.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        if self._wanted is not None and not self._wanted[1].done():
+            self._wanted[1].set_exception(ConnectionResetError("peer closed the connection"))
+        if self._on_lost is not None:
+            self._on_lost()
+
+    def pause_writing(self) -> None:
+        if self._on_pressure is not None:
+            self._on_pressure(True)  # noqa: FBT003 - the callback's only argument
+
+    def resume_writing(self) -> None:
+        if self._on_pressure is not None:
+            self._on_pressure(False)  # noqa: FBT003 - the callback's only argument
+
+    async def read_exactly(self, size: int) -> bytes:
+        """Exactly size bytes. Raises ConnectionResetError if the peer leaves first."""
+        if len(self._buffer) < size:
+            if self._lost:
+                raise ConnectionResetError("peer closed the connection")
+            if self.transport is not None:
+                self.transport.resume_reading()
+            waiter = asyncio.get_running_loop().create_future()
+            self._wanted = (size, waiter)
+            try:
+                await waiter
+            finally:
+                self._wanted = None
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    def attach(
+        self, on_data: Callable[[bytes], None], on_lost: Callable[[], None], on_pressure: Callable[[bool], None]
+    ) -> None:
+        """End of login: from now on bytes go to the receiver; what was read ahead goes first."""
+        self._on_data = on_data
+        self._on_lost = on_lost
+        self._on_pressure = on_pressure
+        early = bytes(self._buffer)
+        self._buffer.clear()
+        if early:
+            on_data(early)
+        if self._lost:
+            on_lost()
+        elif self.transport is not None:
+            self.transport.resume_reading()
+
+
+class Wire:
+    """A connection during login. raw: a connected, non-blocking socket; this object owns it.
+
+    address: the peer as "host:port", or what a trusted balancer says it is.
+    """
+
+    __slots__ = ("_link", "_raw", "address", "tls")
+
+    def __init__(self, raw: socket.socket, address: str) -> None:
+        raw.setblocking(False)  # noqa: FBT003 - the socket API
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, name):
+                raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self._raw: socket.socket | None = raw
+        self._link: Link | None = None
+        self.address = address
+        self.tls: TLSInfo | None = None
+
+    async def read_exactly(self, size: int) -> bytes:
+        """Exactly size bytes, and from a raw socket not one more is taken. Raises ConnectionResetError if the peer leaves first."""
+        if self._link is not None:
+            return await self._link.read_exactly(size)
+        if self._raw is None:
+            raise ConnectionResetError("connection is closed")
+        loop = asyncio.get_running_loop()
+        parts: list[bytes] = []
+        missing = size
+        while missing:
+            part = await loop.sock_recv(self._raw, missing)
+            if not part:
+                raise ConnectionResetError("peer closed the connection")
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+    async def peek_byte(self) -> bytes:
+        """The next byte without taking it, b"" if the peer left. Only before TLS."""
+        if self._raw is None:
+            raise ConnectionResetError("connection is closed")
+        loop = asyncio.get_running_loop()
+        readable = loop.create_future()
+        descriptor = self._raw.fileno()
+        while True:
+            try:
+                return self._raw.recv(1, socket.MSG_PEEK)
+            except (BlockingIOError, InterruptedError):
+                readable = loop.create_future()
+                loop.add_reader(descriptor, _wake, readable)
+                try:
+                    await readable
+                finally:
+                    loop.remove_reader(descriptor)
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether bytes wait on the raw socket. Before TLS there must be none: nobody may speak ahead of the handshake."""
+        if self._raw is None:
+            return False
+        try:
+            return self._raw.recv(1, socket.MSG_PEEK) != b""
+        except (BlockingIOError, InterruptedError):
+            return False
+
+    async def send(self, data: bytes) -> None:
+        """Send all of it."""
+        if self._link is not None:
+            if self._link.transport is None or self._link.transport.is_closing():
+                raise ConnectionResetError("connection is closed")
+            self._link.transport.write(data)
+        elif self._raw is not None:
+            await asyncio.get_running_loop().sock_sendall(self._raw, data)
+        else:
+            raise ConnectionResetError("connection is closed")
+
+    async def start_tls(self, context: ssl.SSLContext, *, server_name: str | None, timeout_s: float) -> ssl.SSLObject:
+        """Hand the raw socket to TLS. server_name None: we are the server; otherwise whose certificate is expected."""
+        raw, self._raw = self._raw, None
+        if raw is None:
+            raise ConnectionResetError("connection is closed")
+        loop = asyncio.get_running_loop()
+        link = Link()
+        try:
+            if server_name is None:
+                await loop.connect_accepted_socket(lambda: link, raw, ssl=context, ssl_handshake_timeout=timeout_s)
+            else:
+                await loop.create_connection(
+                    lambda: link,
+                    sock=raw,
+                    ssl=context,
+                    server_hostname=server_name,
+                    ssl_handshake_timeout=timeout_s,
+                )
+        except BaseException:
+            raw.close()
+            raise
+        self._link = link
+        if link.transport is None:
+            raise ConnectionResetError("peer closed the connection")
+        found = link.transport.get_extra_info("ssl_object")
+        if found is None:
+            raise ConnectionResetError("peer closed the connection")
+        return found
+
+    async def into_link(self) -> Link:
+        """The link that will feed a session. The wire is used up."""
+        if self._link is None:
+            raw, self._raw = self._raw, None
+            if raw is None:
+                raise ConnectionResetError("connection is closed")
+            link = Link()
+            try:
+                transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: link, raw)
+            except BaseException:
+                raw.close()
+                raise
+            transport.pause_reading()  # type: ignore[attr-defined] # until the session is attached
+            self._link = link
+        return self._link
+
+    def close(self) -> None:
+        """Close without ceremony; what was given to the kernel is still sent."""
+        if self._raw is not None:
+            self._raw.close()
+            self._raw = None
+        if self._link is not None and self._link.transport is not None:
+            self._link.transport.close()
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

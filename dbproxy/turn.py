@@ -1,0 +1,103 @@
+"""One loop turn's audit records and sends: everything is written once, then it may leave.
+
+    data arrives → judged → intent appended ─┐
+    data arrives → judged → intent appended ─┼─► flush: one write ─► each session's bytes go to its server
+    answer ends  → outcome appended ─────────┘
+
+Bytes for a server wait here until the records of the same turn are written; bytes for a client do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from dbproxy.audit.chain import Key
+from dbproxy.audit.ledger import AuditDown, Ledger
+from dbproxy.audit.types import EventType
+
+
+class Sender(Protocol):
+    """A session with bytes for its server that wait for the end of the turn."""
+
+    def release(self) -> None:
+        """Its records are written: send."""
+
+    def revoke(self, reason: str) -> None:
+        """A record of its could not be written: these bytes must never be sent."""
+
+
+class Turn:
+    """Collects one turn. waiting: sessions whose bytes go out at its end, in order.
+
+    INVARIANT: whenever the ledger has unwritten records, a flush is scheduled.
+    """
+
+    __slots__ = ("_announcing", "_is_scheduled", "_loop", "ledger", "waiting")
+
+    def __init__(self, ledger: Ledger, loop: asyncio.AbstractEventLoop) -> None:
+        self.ledger = ledger
+        self._loop = loop
+        self._is_scheduled = False
+        self.waiting: dict[str, Sender] = {}
+        self._announcing: set[str] = set()  # sessions with a statement.prepared among this turn's records
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is collected that is not written yet."""
+        return self._is_scheduled
+
+    def schedule(self) -> None:
+        """Have flush run at the end of this turn."""
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self.flush)
+
+    def append(self, event: EventType, body: bytes) -> None:
+        """Record an event that no statement waits for. Raises AuditDown when the ledger takes no more."""
+        self.ledger.append(event, body)
+        self.schedule()
+
+    def prepared(self, session: str, body: bytes) -> None:
+        """Record text that is about to be announced to the server. Raises AuditDown: it must not be."""
+        if self.ledger.is_down:
+            raise AuditDown(self.ledger.down_reason)
+        self.ledger.append(EventType.STATEMENT_PREPARED, body)
+        self._announcing.add(session)
+        self.schedule()
+
+    def intent(self, key: Key, body: bytes) -> None:
+        """Record a statement that is about to be forwarded. Raises AuditDown: it must not be."""
+        self.ledger.intent(key, body)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self.flush)
+
+    def outcome(self, key: Key, body: bytes) -> None:
+        """Record how a statement ended."""
+        self.ledger.outcome(key, body)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write the records, then let the bytes go; those of sessions with an unwritten intent are revoked."""
+        self._is_scheduled = False
+        revoked: set[str] = set()
+        reason = ""
+        try:
+            self.ledger.flush()
+        except AuditDown as down:
+            revoked = {session for session, _ in down.intents} | self._announcing
+            reason = down.reason
+        if self._announcing:
+            self._announcing = set()
+        if not self.waiting:
+            return
+        waiting = self.waiting
+        self.waiting = {}
+        for session, sender in waiting.items():
+            if session in revoked:
+                sender.revoke(reason)
+            else:
+                sender.release()
