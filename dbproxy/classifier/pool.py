@@ -1,0 +1,290 @@
+"""What the judge asks: read this text, and never raise, never hang, never take longer than agreed.
+
+A text that cannot be read in time ends its process and is unparsable; a spare takes the place at once. Waiting is bounded in number,
+bytes and time. Every failure is a report of kind "unparsable" with its reason, so that policy decides about it like about any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from classifiers.effects import LexingState, Report
+from dbproxy.classifier.frames import OUT_OF_MEMORY, unparsable
+from dbproxy.classifier.processes import BAD_ANSWER, TOOK_TOO_LONG, Child, Processes, ProcessSettings
+from dbproxy.classifier.queue import FairQueue, Request
+from dbproxy.clock import Clock, SystemClock
+from dbproxy.errors import StartError
+
+TOO_LONG = "it is longer than the classifier reads"
+OVERLOADED = "the classifier is overloaded"
+WAITED_TOO_LONG = "it waited too long for the classifier"
+CLOSING = "the proxy is shutting down"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """Bounds of the pool.
+
+    processes: texts read at the same time; one spare process is kept besides.
+    deadline_s: from the moment a process gets the text. queue_wait_s: before that.
+    max_text_bytes: longer texts are unparsable unread. max_queued, max_queued_bytes: of all keys; max_per_key: of one, running or waiting.
+    memory_bytes: address space of a process. retire_after_s: busy seconds after which a process is replaced; the kernel ends it at twice that.
+    start_timeout_s: for the template to import and warm up.
+    target, dialects, import_paths: which function reads, what it is warmed up with, where it is found besides the proxy's own place.
+    """
+
+    processes: int = 2
+    deadline_s: float = 0.25
+    queue_wait_s: float = 2.0
+    max_text_bytes: int = 1 << 20
+    max_queued: int = 1024
+    max_queued_bytes: int = 64 << 20
+    max_per_key: int = 16
+    memory_bytes: int = 512 << 20
+    retire_after_s: float = 60.0
+    start_timeout_s: float = 30.0
+    target: str = "classifiers.classify:classify"
+    dialects: tuple[str, ...] = ("postgres",)
+    import_paths: tuple[str, ...] = ()
+
+
+class PoolStats:
+    """What happened since the start; plain counters that the metrics read.
+
+    busy_ns: time that processes spent on requests, answered or not; queue_ns: time that requests waited before.
+    """
+
+    __slots__ = (
+        "bad_answers",
+        "busy_ns",
+        "deaths",
+        "overloads",
+        "queue_ns",
+        "queue_timeouts",
+        "requests",
+        "retired",
+        "timeouts",
+        "too_long",
+    )
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.timeouts = 0
+        self.deaths = 0
+        self.bad_answers = 0
+        self.overloads = 0
+        self.queue_timeouts = 0
+        self.too_long = 0
+        self.retired = 0
+        self.busy_ns = 0
+        self.queue_ns = 0
+
+
+class ClassifierPool:
+    """Processes that read SQL. Made and used in one event loop."""
+
+    def __init__(self, settings: PoolSettings, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.stats = PoolStats()
+        self._clock = clock or SystemClock()
+        self._queue = FairQueue(
+            settings.processes, settings.max_queued, settings.max_queued_bytes, settings.max_per_key
+        )
+        self._idle: list[Child] = []
+        self._is_closing = False
+        self._processes = Processes(
+            ProcessSettings(
+                processes=settings.processes + 1,
+                deadline_s=settings.deadline_s,
+                memory_bytes=settings.memory_bytes,
+                cpu_s=max(1, int(settings.retire_after_s * 2)),
+                start_timeout_s=settings.start_timeout_s,
+                target=settings.target,
+                dialects=settings.dialects,
+                import_paths=settings.import_paths,
+            ),
+            self,
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a process is there to read the next text."""
+        return self._processes.ready.is_set()
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a process."""
+        return self._queue.waiting
+
+    @property
+    def processes(self) -> int:
+        """Processes that are alive, busy or not, the spare included."""
+        return self._processes.alive
+
+    @property
+    def restarts(self) -> int:
+        """How often the template process had to be started again."""
+        return self._processes.restarts
+
+    @property
+    def template_pid(self) -> int:
+        """Process id of the template, the parent of all the others; 0 while there is none."""
+        return self._processes.template_pid
+
+    async def start(self) -> None:
+        """Start the processes; returns when the first is ready and the others are on their way.
+
+        Raises StartError with the reason if none is within start_timeout_s; nothing is left running then.
+        """
+        try:
+            await self._processes.start()
+        except StartError:
+            await self.close()
+            raise
+
+    async def classify(
+        self, dialect: str, text: bytes, state: LexingState, server_version: int, key: Hashable
+    ) -> Report:
+        """What the text does. Every failure is an unparsable report with its reason.
+
+        key: who asks; requests of one key take turns with those of others. Cancelling the caller withdraws the request.
+        """
+        future: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
+        request = self.submit(dialect, text, state, server_version, key, future.set_result)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.withdraw(request)
+            raise
+
+    def submit(
+        self,
+        dialect: str,
+        text: bytes,
+        state: LexingState,
+        server_version: int,
+        key: Hashable,
+        done: Callable[[Report], object],
+    ) -> Request:
+        """As classify, for callers without a task: done(report) is called once, later, from the event loop, unless withdrawn before."""
+        request = Request(dialect, text, state, server_version, key, done)
+        self.stats.requests += 1
+        loop = asyncio.get_running_loop()
+        if self._is_closing:
+            refusal = CLOSING
+        elif len(text) > self.settings.max_text_bytes:
+            self.stats.too_long += 1
+            refusal = TOO_LONG
+        elif not self._queue.put(request, self._clock.monotonic_ns()):
+            self.stats.overloads += 1
+            refusal = OVERLOADED
+        else:
+            self._dispatch()
+            if not request.is_running:
+                request.expiry = loop.call_later(self.settings.queue_wait_s, self._expire, request)
+            return request
+        loop.call_soon(_deliver, request, unparsable(refusal, len(text)))
+        return request
+
+    def withdraw(self, request: Request) -> None:
+        """Nobody wants the answer any more: done will not be called. A text that is being read is read to its end or deadline."""
+        request.done = None
+        _cancel_expiry(request)
+        self._queue.remove(request)
+
+    async def close(self) -> None:
+        """End all processes. Requests under way are answered as unparsable. Safe to call twice."""
+        self._is_closing = True
+        for request in self._queue.remove_all():
+            _cancel_expiry(request)
+            _deliver(request, unparsable(CLOSING, len(request.text)))
+        await self._processes.close()
+        self._idle.clear()
+
+    def on_idle(self, child: Child) -> None:
+        """A child can read."""
+        self._idle.append(child)
+        self._dispatch()
+
+    def on_answer(self, child: Child, report: Report) -> None:
+        """A child has read its request."""
+        request = self._settle(child, is_answered=True)
+        if child.busy_ns > self.settings.retire_after_s * 1_000_000_000 or report.reason == OUT_OF_MEMORY:
+            self.stats.retired += 1
+            self._processes.discard(child)
+            self._dispatch()
+        else:
+            self.on_idle(child)
+        if request is not None:
+            _deliver(request, report)
+
+    def on_failure(self, child: Child, reason: str) -> None:
+        """A child is gone, and with it the answer to what it was reading."""
+        if reason is TOOK_TOO_LONG:
+            self.stats.timeouts += 1
+        elif reason is BAD_ANSWER:
+            self.stats.bad_answers += 1
+        elif not self._is_closing:
+            self.stats.deaths += 1
+        if child in self._idle:
+            self._idle.remove(child)
+        request = self._settle(child, is_answered=False)
+        self._dispatch()
+        if request is not None:
+            _deliver(request, unparsable(CLOSING if self._is_closing else reason, len(request.text)))
+
+    def _dispatch(self) -> None:
+        """Give waiting requests to idle children."""
+        while self._idle and (request := self._queue.take()) is not None:
+            child = self._idle.pop()
+            child.started_ns = self._clock.monotonic_ns()
+            self.stats.queue_ns += child.started_ns - request.queued_ns
+            _cancel_expiry(request)
+            child.read(request)
+
+    def _settle(self, child: Child, *, is_answered: bool) -> Request | None:
+        """The child reads its request no longer: book that. Returns the request, whose answer the caller delivers as its last act."""
+        request = child.release()
+        if request is None:
+            return None
+        now_ns = self._clock.monotonic_ns()
+        spent_ns = now_ns - child.started_ns
+        self.stats.busy_ns += spent_ns
+        child.busy_ns += spent_ns
+        self._queue.ended(
+            request, now_ns, was_slow=not is_answered or spent_ns > self.settings.deadline_s * 500_000_000
+        )
+        return request
+
+    def _expire(self, request: Request) -> None:
+        if self._queue.remove(request):
+            self.stats.queue_timeouts += 1
+            _deliver(request, unparsable(WAITED_TOO_LONG, len(request.text)))
+
+
+def classify_in_process(dialect: str, text: bytes, state: LexingState, server_version: int) -> Report:
+    """Read a text here and now, without a net: for command-line tools that judge trusted text. It may hang or end the process.
+
+    Never raises for a text that the classifier cannot read; that is an unparsable report.
+    """
+    # Imported here: the proxy's own process must not carry a parser.
+    from classifiers.classify import classify
+
+    try:
+        return classify(dialect, text, state, server_version)
+    except Exception as error:  # noqa: BLE001 - as in the child: any failure to read is the same answer
+        return unparsable(f"the classifier failed with {type(error).__name__}", len(text))
+
+
+def _cancel_expiry(request: Request) -> None:
+    if request.expiry is not None:
+        request.expiry.cancel()
+
+
+def _deliver(request: Request, report: Report) -> None:
+    """Call done, once."""
+    done, request.done = request.done, None
+    if done is not None:
+        done(report)
