@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, WithJsonSchema
 
 from config.address import Address
 from config.secret import SecretRef
@@ -50,11 +50,23 @@ def _name(text: str) -> str:
     return text
 
 
+def read_network(text: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """A network such as 10.0.0.0/8, or one address. Raises ValueError with one sentence."""
+    try:
+        return ipaddress.ip_network(text if isinstance(text, str) else "")
+    except ValueError as error:
+        raise ValueError("must be a network such as 10.0.0.0/8 (no host bits set) or an address") from error
+
+
 RelativePath = Annotated[Path, AfterValidator(_from_base)]
 """A path that starts from the directory of the file it is written in."""
 PolicyPath = Annotated[Path, Field(strict=False), AfterValidator(lambda path, info: _policy_path(str(path), info))]
 Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 63})]
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Network = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network,
+    PlainValidator(read_network),
+    WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "2001:db8::/32"]}),
+]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 KIB, MIB = 1024, 1024 * 1024
