@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from config.document import Document, Path, render_path
+from config.document import Document, Path
 from config.errors import Problem, suggest
 
 M = TypeVar("M", bound=BaseModel)
@@ -52,20 +52,20 @@ def check_document(document: Document, model: type[M], base: FilePath) -> tuple[
     return (None if problems else value), sorted(problems)
 
 
-def salvage(document: Document, model: type[M], base: FilePath) -> tuple[M | None, frozenset[str]]:
+def salvage(document: Document, model: type[M], base: FilePath) -> tuple[M | None, frozenset[Path]]:
     """Validate once more without the keys that are wrong, so that relations between the other keys can be checked in the same run.
 
-    Returns the model, None if a required key is among the wrong ones, and the paths of the mappings that lost a key.
+    Returns the model, None if a required key is among the wrong ones, and the paths of the keys that were left out.
     """
     value = document.root.plain()
     _, errors = _validate(value, model, base)
-    lost: set[str] = set()
+    lost: set[Path] = set()
     for error in errors:
         path = _path(error)
         while path and isinstance(path[-1], int):
             path = path[:-1]
         if path:
-            lost.add(render_path(path[:-1]))
+            lost.add(path)
             _drop(value, path)
     return _validate(value, model, base)[0], frozenset(lost)
 

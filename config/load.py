@@ -61,10 +61,9 @@ def check_settings(path: Path) -> Checked[Settings]:
         return Checked(None, error.problems)
     base = path.resolve().parent
     settings, problems = check_document(document, Settings, base)
-    rough, lost = (settings, frozenset[str]()) if settings else salvage(document, Settings, base)
+    rough, lost = (settings, frozenset[tuple[str | int, ...]]()) if settings else salvage(document, Settings, base)
     if rough is not None:
-        # Next to a key that is wrong, a relation may only seem to be broken.
-        problems += [each for each in check_relations(rough, document) if each.key.rpartition(".")[0] not in lost]
+        problems += check_relations(rough, document, lost)
         problems += _check_users_file(rough, document)
     return _checked(settings, problems)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path as FilePath
 
 from config.address import Address
-from config.document import Document, Path
+from config.document import Document, Path, render_path
 from config.errors import Problem, suggest
 from config.secret import SecretError, SecretRef
 from config.settings import Auth, ListenerTLSMode, ServerAuth, Settings, Target, TargetTLSMode
@@ -20,8 +20,31 @@ from config.users import Users
 _ENCRYPTED = (TargetTLSMode.REQUIRE, TargetTLSMode.VERIFY_CA, TargetTLSMode.VERIFY_FULL)
 
 
-def check_relations(settings: Settings, document: Document) -> Iterator[Problem]:
-    """Everything that concerns more than one key of the settings."""
+RELATED = (
+    "mode",
+    "certificate",
+    "key",
+    "accept_auth",
+    "password",
+    "accounts",
+    "default_account",
+    "auth",
+    "file",
+    "tls",
+)
+"""Keys whose values decide what is wrong with their neighbours."""
+
+
+def check_relations(settings: Settings, document: Document, lost: frozenset[Path] = frozenset()) -> list[Problem]:
+    """Everything that concerns more than one key of the settings.
+
+    lost: keys that were left out because they are wrong; what could be due to that is not reported.
+    """
+    doubtful = {render_path(path[:-1]) for path in lost if suggest(str(path[-1]), RELATED)}
+    return [each for each in _relations(settings, document) if each.key.rpartition(".")[0] not in doubtful]
+
+
+def _relations(settings: Settings, document: Document) -> Iterator[Problem]:
     yield from _listeners(settings, document)
     yield from _addresses(settings, document)
     for index, target in enumerate(settings.targets):
