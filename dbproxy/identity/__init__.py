@@ -1,1 +1,1 @@
-"""Who may log in, and what opens the server connection."""
+"""Who is logging in: people, their proofs, TLS material. The only maker of an Authorization."""

@@ -1,0 +1,236 @@
+"""Lets people in: finds the person behind a login name, runs the proof, chooses the account.
+
+One Identity serves all listeners, one Attempt serves one connection. Whatever is wrong with a login, unknown, disabled or
+expired person, wrong password, too many tries: the client gets the same words, and with SCRAM the same messages.
+Counterpart: protocol/login.py, whose steps Identify and Authenticate the driver answers with an Attempt.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from config.settings import Auth, LoginFailures, Target
+from config.users import Person, Users
+from dbproxy.clock import Clock
+from dbproxy.errors import DbproxyError
+from dbproxy.identity.authorization import Authorization
+from dbproxy.identity.names import canonical, fits_server, is_same_login, split_login
+from dbproxy.identity.throttle import Throttle
+from protocol.contract import Refusal, Why
+from protocol.login import LoginRefused, Startup, TLSInfo, UseExchange, UsePassword
+from protocol.scram import MIN_ITERATIONS, ServerExchange, Verifier, mock_verifier, parse_verifier
+
+THROTTLED = "login_throttled"
+THROTTLED_AGAIN = "login_throttled_again"
+FAILED = "login_failed"
+ACCOUNT_REFUSED = "account_refused"
+
+
+class UsersError(DbproxyError):
+    """The users file cannot be used; the text says why."""
+
+
+class People:
+    """The users file as an index, immutable. Raises UsersError if two entries are one person in canonical form."""
+
+    def __init__(self, users: Users) -> None:
+        self._people: dict[str, Person] = {}
+        self._verifiers: dict[str, Verifier] = {}
+        for person in users.people:
+            key = canonical(person.name)
+            if key in self._people:
+                other = self._people[key].name
+                raise UsersError(f'the names "{other}" and "{person.name}" cannot be told apart')
+            self._people[key] = person
+            if person.verifier is not None:
+                self._verifiers[key] = parse_verifier(person.verifier)
+        counts = Counter(verifier.iterations for verifier in self._verifiers.values())
+        self.usual_iterations = counts.most_common(1)[0][0] if counts else MIN_ITERATIONS
+        """What a made-up verifier shows, so that it looks like most real ones."""
+
+    def find(self, key: str) -> Person | None:
+        """The person of that canonical name."""
+        return self._people.get(key)
+
+    def find_verifier(self, key: str) -> Verifier | None:
+        return self._verifiers.get(key)
+
+
+class Identity:
+    """People and failures of the whole proxy.
+
+    mock_secret: random, kept as long as possible: it decides the salt that unknown people are shown.
+    random_bytes: a source of nonces, such as secrets.token_bytes.
+    """
+
+    def __init__(
+        self,
+        auth: Auth,
+        users: Users,
+        limits: LoginFailures,
+        clock: Clock,
+        mock_secret: bytes,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self.auth = auth
+        self.people = People(users)
+        self.throttle = Throttle(clock, limits.per_address, limits.per_user, limits.window_s)
+        self.clock = clock
+        self.mock_secret = mock_secret
+        self.random_bytes = random_bytes
+
+    def reload(self, users: Users, limits: LoginFailures | None = None) -> None:
+        """Take a new users file for logins from now on. Raises UsersError and keeps the old one if it cannot be used."""
+        self.people = People(users)
+        if limits is not None:
+            self.throttle.configure(limits.per_address, limits.per_user, limits.window_s)
+
+    def attempt(self, target: Target, address: str) -> Attempt:
+        """Begin a login. address: the client's IP address, without port."""
+        return Attempt(self, target, address)
+
+    def objection(self, authorization: Authorization) -> str:
+        """Why a session may not go on: "removed", "disabled", "expired" or "account"; "" if it may. For reload and expiry."""
+        person = self.people.find(authorization.canonical)
+        if person is None:
+            return "removed" if self.auth is Auth.LOCAL else ""
+        if objection := self.objection_to(person):
+            return objection
+        is_account_gone = authorization.account is not None and not _may_use(person, authorization)
+        return "account" if is_account_gone else ""
+
+    def objection_to(self, person: Person) -> str:
+        """Why this person may not log in: "disabled" or "expired"; "" if they may."""
+        if person.disabled:
+            return "disabled"
+        if person.expires is not None and self.clock.wall_ns() >= int(person.expires.timestamp()) * 1_000_000_000:
+            return "expired"
+        return ""
+
+
+def _may_use(person: Person, authorization: Authorization) -> bool:
+    if person.accounts is None:
+        return True  # the target's default account, which only new settings change
+    return authorization.account in person.accounts.get(authorization.target, ())
+
+
+class Attempt:
+    """One connection's login. Call identify, then authenticate, once each."""
+
+    def __init__(self, identity: Identity, target: Target, address: str) -> None:
+        self._identity = identity
+        self._target = target
+        self._address = address
+        self._exchange: ServerExchange | None = None
+        self._name = ""
+        self._account: str | None = None
+        self._is_identified = False
+
+    def identify(self, startup: Startup, tls: TLSInfo | None) -> UseExchange | UsePassword:
+        """How this person is to prove who it is. Raises LoginRefused after too many failures."""
+        is_local = self._identity.auth is Auth.LOCAL
+        name, self._account = split_login(startup.login) if is_local else (startup.login, None)
+        self._name = canonical(name)
+        self._refuse_if_throttled()
+        self._is_identified = True
+        if not is_local:
+            return UsePassword()
+        people = self._identity.people
+        person = people.find(self._name)
+        verifier = people.find_verifier(self._name)
+        is_welcome = person is not None and verifier is not None and not self._identity.objection_to(person)
+        shown = verifier or mock_verifier(self._identity.mock_secret, self._name, people.usual_iterations)
+        end_point = tls.end_point if tls else b""
+        self._exchange = ServerExchange(shown, self._identity.random_bytes(18), end_point, is_doomed=not is_welcome)
+        return UseExchange(self._exchange)
+
+    def authenticate(self, startup: Startup, password: bytes | None = None) -> Authorization:
+        """The Authorization, if the person proved it. Raises LoginRefused otherwise.
+
+        password: only with UsePassword; whether it is right, the server will say, see refused_by_server.
+        """
+        person = self._identity.people.find(self._name)
+        if not self._is_identified:
+            raise self._failed("authenticate before identify")
+        self._is_identified = False  # one proof, one answer
+        self._refuse_if_throttled()  # others may have failed meanwhile: many tries at once are no way round
+        if self._identity.auth is Auth.UPSTREAM:
+            return self._authorize_role(startup, person, password)
+        if person is None:
+            raise self._failed("unknown person")
+        # Asked again: the users file may have changed since identify.
+        if objection := self._identity.objection_to(person):
+            raise self._failed(objection)
+        if self._exchange is None or not self._exchange.verified:
+            has_verifier = person.verifier is not None
+            raise self._failed("wrong password" if has_verifier else "the person has no verifier")
+        self._identity.throttle.succeeded(self._address, self._name)
+        return self._authorize_account(startup, person)
+
+    def refused_by_server(self) -> None:
+        """The server did not take the person's own password (`auth: upstream`): that is a failed login too."""
+        self._identity.throttle.failed(self._address, self._name)
+
+    def accepted_by_server(self) -> None:
+        """The server took the person's own password."""
+        self._identity.throttle.succeeded(self._address, self._name)
+
+    def _authorize_role(self, startup: Startup, person: Person | None, password: bytes | None) -> Authorization:
+        if person is not None and (objection := self._identity.objection_to(person)):
+            raise self._failed(objection)
+        if not password or not fits_server(startup.login):
+            raise self._failed("no password, or a name that no role has")
+        login = startup.login
+        return Authorization(
+            person=person.name if person else login,
+            canonical=self._name,
+            login=login,
+            groups=person.groups if person else (),
+            target=self._target.name,
+            account=None,
+            server_user=login,
+            database=self._database(startup, login),
+            address=self._address,
+            password=password,
+        )
+
+    def _authorize_account(self, startup: Startup, person: Person) -> Authorization:
+        target = self._target
+        name = person.account_for(target.name, target.default_account, self._account)
+        account = next((account for account in target.accounts if account.name == name), None)
+        if account is None:
+            wanted = f'the account "{self._account}"' if self._account is not None else "any account"
+            text = f'user "{person.name}" may not use {wanted} of this database server'
+            hint = 'Log in as "person+account".' if self._account is None else ""
+            raise LoginRefused(Refusal(Why.LOGIN, text, hint=hint), text, ACCOUNT_REFUSED)
+        return Authorization(
+            person=person.name,
+            canonical=self._name,
+            login=startup.login,
+            groups=person.groups,
+            target=target.name,
+            account=account.name,
+            server_user=account.user,
+            database=self._database(startup, account.user),
+            address=self._address,
+        )
+
+    def _database(self, startup: Startup, server_user: str) -> str:
+        """The database to open. Clients that name none send none, or their login name, as libpq does."""
+        asked = startup.database
+        if asked is None or is_same_login(asked, startup.login):
+            return self._target.database or server_user
+        if not fits_server(asked):
+            raise LoginRefused(Refusal(Why.LOGIN, "the database name is too long"))
+        return asked
+
+    def _refuse_if_throttled(self) -> None:
+        blocked = self._identity.throttle.blocks(self._address, self._name)
+        if blocked:
+            event = THROTTLED if blocked == "first" else THROTTLED_AGAIN
+            raise LoginRefused(Refusal(Why.LOGIN, ""), "too many failed logins", event)
+
+    def _failed(self, reason: str) -> LoginRefused:
+        self._identity.throttle.failed(self._address, self._name)
+        return LoginRefused(Refusal(Why.LOGIN, ""), reason, FAILED)
