@@ -152,6 +152,8 @@ def _serve_orders(control: socket.socket, classify: Classify, limits: ChildLimit
                     os.kill(pid, signal.SIGKILL)
     for pid in children:
         os.kill(pid, signal.SIGKILL)
+    for pid in children:
+        os.waitpid(pid, 0)  # in a container nobody else might
 
 
 def _receive_order(control: socket.socket) -> tuple[bytes, list[int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 
 from classifiers.effects import LexingState, Report
 from dbproxy.classifier.frames import OUT_OF_MEMORY, unparsable
@@ -152,7 +153,7 @@ class ClassifierPool:
         key: who asks; requests of one key take turns with those of others. Cancelling the caller withdraws the request.
         """
         future: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
-        request = self.submit(dialect, text, state, server_version, key, future.set_result)
+        request = self.submit(dialect, text, state, server_version, key, partial(_resolve, future))
         try:
             return await future
         except asyncio.CancelledError:
@@ -281,6 +282,11 @@ def classify_in_process(dialect: str, text: bytes, state: LexingState, server_ve
 def _cancel_expiry(request: Request) -> None:
     if request.expiry is not None:
         request.expiry.cancel()
+
+
+def _resolve(future: asyncio.Future[Report], report: Report) -> None:
+    if not future.done():  # cancelled in this very turn, and the task that waits for it has not run yet
+        future.set_result(report)
 
 
 def _deliver(request: Request, report: Report) -> None:
