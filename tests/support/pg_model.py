@@ -26,8 +26,22 @@ NAME_BYTES = 63
 
 
 @dataclass
+class Ran:
+    """What the model did with one message: how is QUERY, PREPARE, EXECUTE (a Bind), RUN (an Execute), RESUME or CALL.
+
+    result: "ok", "suspended", "bound" (a Bind whose portal never ran) or an SQLSTATE; rows: rows sent.
+    """
+
+    how: str
+    text: bytes | None
+    result: str = "ok"
+    rows: int = 0
+
+
+@dataclass
 class Portal:
     text: bytes
+    bound: Ran
     position: int = 0
     is_started: bool = False
     is_done: bool = False
@@ -43,15 +57,6 @@ class Failure(Exception):
 
 
 Decide = Callable[[str, bytes | None], bool]
-
-
-@dataclass
-class Ran:
-    """What the model did with one message: how is QUERY, PREPARE, EXECUTE (a Bind), RUN (an Execute), RESUME or CALL."""
-
-    how: str
-    text: bytes | None
-    result: str = "ok"
 
 
 @dataclass
@@ -234,10 +239,11 @@ class Backend:
     def _parse(self, name: bytes, text: bytes) -> None:
         ran = self._note("PREPARE", text)
         try:
+            if self.decide is not None and self.decide("PREPARE", text):  # a refusal spares the unnamed statement
+                raise Failure("25P02" if self.transaction == "E" else "42501")
             if not name:
                 self.prepared.pop(b"", None)
             self._require_transaction(text)
-            self._refuse("PREPARE", text)
             if text and (not is_known(text) or word_of(text) == "badparse" or b";" in text):
                 raise Failure("42703")
             if name in self.prepared:
@@ -263,7 +269,8 @@ class Backend:
         except Failure as failure:
             ran.result = failure.code
             raise
-        self.portals[portal] = Portal(text)
+        ran.result = "bound"
+        self.portals[portal] = Portal(text, ran)
         self._send(pg.bind_complete())
 
     def _describe(self, what: bytes, name: bytes) -> None:
@@ -286,46 +293,53 @@ class Backend:
     def _execute(self, name: bytes, max_rows: int) -> None:
         portal = self.portals.get(name)
         text = portal.text if portal else None
-        is_again = portal is not None and portal.is_started
-        if is_again:
-            resumed = self._note("RESUME", text)
-        ran = self._note("RUN", text)
+        is_again = portal is None or portal.is_started
+        ran = self._note("RESUME" if is_again else "RUN", text)
+        first = portal.bound if portal is not None and not is_again else ran
         try:
-            if portal is None or text is None:
-                raise Failure("34000")
-            if text == b"":
-                portal.is_started = True
-                self._send(pg.empty_query())
-                return
-            self._require_transaction(text)
-            if portal.is_failed:
-                raise Failure("55000")
-            if is_again:
-                self._refuse("RESUME", text)
-            portal.is_started = True
-            if portal.is_done and not word_of(text).startswith("rows"):
-                raise Failure("55000")
-            if self._start(text):
-                self.copy, self._copy_text, self._copy_run, self._copy_portal = "execute", text, ran, portal
-                return
-            left = count_of(text) - portal.position
-            sent = min(left, max_rows) if max_rows > 0 else left
-            portal.position += sent
-            if self._finish(text, sent, max_rows):
-                ran.result = "suspended"
-                if is_again:
-                    resumed.result = "suspended"
-            else:
-                portal.is_done = True
+            self._run_portal(portal, max_rows, ran, is_again=is_again)
         except Failure as failure:
             ran.result = failure.code
-            if is_again:
-                resumed.result = failure.code
-            raise
+        first.result, first.rows = ran.result, ran.rows
+        if ran.result not in {"ok", "suspended"}:
+            raise Failure(ran.result)
+
+    def _run_portal(self, portal: Portal | None, max_rows: int, ran: Ran, *, is_again: bool) -> None:
+        if portal is None:
+            raise Failure("34000")
+        text = portal.text
+        if text == b"":
+            portal.is_started = True
+            self._send(pg.empty_query())
+            return
+        self._require_transaction(text)
+        if portal.is_failed:
+            raise Failure("55000")
+        if is_again:
+            self._refuse("RESUME", text)
+        portal.is_started = True
+        if portal.is_done and not word_of(text).startswith("rows"):
+            raise Failure("55000")
+        if self._start(text):
+            self.copy, self._copy_text, self._copy_run, self._copy_portal = "execute", text, ran, portal
+            return
+        left = count_of(text) - portal.position
+        sent = min(left, max_rows) if max_rows > 0 else left
+        portal.position += sent
+        ran.rows = sent
+        if self._finish(text, sent, max_rows):
+            ran.result = "suspended"
+        else:
+            portal.is_done = True
 
     def _call(self, oid: int) -> None:
         text = str(oid).encode()
         ran = self._note("CALL", text)
+        if self.decide is not None and self.decide(
+            "CALL", text
+        ):  # a refusal is a failing Query: it takes the unnamed ones
+            self.prepared.pop(b"", None)
+            self.portals.pop(b"", None)
         try:
             if self.transaction == "E":
                 raise Failure("25P02")
@@ -401,6 +415,8 @@ class Backend:
         if code:
             assert run is not None
             run.result = code
+            if how == "execute" and self._copy_portal is not None:
+                self._copy_portal.bound.result = code
             self._rest.clear()
             self._fail(code, extended=how == "execute")
             return

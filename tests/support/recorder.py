@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from protocol.contract import FORWARD, Outcome, Refusal, Relay, Side, Statement, Transaction, Verdict, Why
 
-type_of_answer = Callable[[Statement], Verdict | None]
+Answer = Callable[[Statement], Verdict | None]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Synced:
 
 @dataclass(frozen=True)
 class Answered:
-    value: object
+    value: str | None
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def always_forward(_: Statement) -> Verdict | None:
     return FORWARD
 
 
-def by_text(*, refused: bytes = b"refused", held: bytes = b"held", verdict: Verdict | None = None) -> type_of_answer:
+def by_text(*, refused: bytes = b"refused", held: bytes = b"held", verdict: Verdict | None = None) -> Answer:
     """Answers by what the text contains: one word refuses it, another one holds it; unknown text is forwarded."""
     refusal = verdict or refuse()
 
@@ -107,10 +107,11 @@ class Recorder:
     """Records in order; `sent` keeps each side's byte stream, `calls` all else.
 
     answer: what judge says; may be replaced between steps.
+    `pauses` and the cut of `sends` may depend on how bytes arrive, so they are kept apart.
     Each call of judge also notes how many bytes the server had been sent, see `sent_at_judgement`.
     """
 
-    def __init__(self, answer: type_of_answer = always_forward) -> None:
+    def __init__(self, answer: Answer = always_forward) -> None:
         self.answer = answer
         self.sent: tuple[bytearray, bytearray] = (bytearray(), bytearray())
         self.calls: list[Call] = []
@@ -118,6 +119,7 @@ class Recorder:
         self.sent_at_judgement: dict[int, int] = {}
         self.open: set[int] = set()
         self.last_id = 0
+        self.pauses: list[bool] = []
         self.faults: list[str] = []
 
     # ---- the contract
@@ -162,8 +164,11 @@ class Recorder:
     def synced(self, transaction: Transaction) -> None:
         self.calls.append(Synced(transaction.name))
 
-    def answered(self, value: object) -> None:
+    def answered(self, value: str | None) -> None:
         self.calls.append(Answered(value))
+
+    def pause(self, *, on: bool) -> None:
+        self.pauses.append(on)
 
     def close(self, side: Side, why: Why, detail: str) -> None:
         self.calls.append(Closed(side.name, why.name, detail))
