@@ -116,8 +116,8 @@ def _is_visible_prepare(effect: Effect, report: Report) -> bool:
 def _restricts(rule: Rule, report: Report, context: Context, text_flags: frozenset[str]) -> str | None:
     """What matched if the rule fires for any effect, else None."""
     match, unless = rule.match, rule.unless
-    for _, test in match.context:
-        if test(context) is False:
+    for each in match.context:
+        if each.test(context) is False:
             return None
     if match.commands is not None and report.statements == 1 and report.command not in match.commands:
         return None  # of several statements only the first one's command is known
@@ -143,7 +143,7 @@ def _allows(rule: Rule, report: Report, context: Context) -> str | None:
 
 
 def _is_possible(condition: Condition, effect: Effect, report: Report, context: Context) -> bool:
-    if any(test(context) is False for _, test in condition.context):
+    if any(each.test(context) is False for each in condition.context):
         return False
     if condition.commands is not None and report.statements == 1 and report.command not in condition.commands:
         return False
@@ -166,7 +166,7 @@ def _effect_may(condition: Condition, effect: Effect, text_flags: frozenset[str]
 
 
 def _is_certain(condition: Condition, effect: Effect, report: Report, context: Context) -> bool:
-    if any(test(context) is not True for _, test in condition.context):
+    if any(each.test(context) is not True for each in condition.context):
         return False
     if condition.commands is not None and (report.statements != 1 or report.command not in condition.commands):
         return False
@@ -212,7 +212,7 @@ def _describe(match: Condition, effect: Effect, report: Report, context: Context
         words.append(f"function={','.join(met)}")
     if match.commands is not None:
         words.append(f"command={report.command if report.statements == 1 else 'several'}")
-    words += [f"{key}={_value(key, context)}" for key, _ in match.context]
+    words += [f"{each.key}={_value(each.key, context)}" for each in match.context]
     return " ".join(words) or "every statement"
 
 

@@ -71,11 +71,13 @@ class Context:
     search_path: tuple[str, ...] | None = None
 
 
-class ContextTest(NamedTuple):
-    """One key of a condition that concerns the context. test gives True, False, or None when it cannot be known."""
+@dataclass(frozen=True, slots=True)
+class ContextTest:
+    """One key of a condition that concerns the context. values: as written. test: True, False, or None when it cannot be known."""
 
     key: str
-    test: Callable[[Context], bool | None]
+    values: frozenset[str]
+    test: Callable[[Context], bool | None] = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
