@@ -197,7 +197,7 @@ class Wire:
         self._link = link
         if link.transport is None:
             raise ConnectionResetError("peer closed the connection")
-        found = link.transport.get_extra_info("ssl_object")
+        found: ssl.SSLObject | None = link.transport.get_extra_info("ssl_object")
         if found is None:
             raise ConnectionResetError("peer closed the connection")
         return found
@@ -214,7 +214,7 @@ class Wire:
             except BaseException:
                 raw.close()
                 raise
-            transport.pause_reading()  # type: ignore[attr-defined] # until the session is attached
+            transport.pause_reading()  # until the session is attached
             self._link = link
         return self._link
 

@@ -10,6 +10,7 @@ Bytes for a server wait here until the records of the same turn are written; byt
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from dbproxy.audit.chain import Key
@@ -52,6 +53,10 @@ class Turn:
         if not self._is_scheduled:
             self._is_scheduled = True
             self._loop.call_soon(self.flush)
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Run something when the bytes at hand are dealt with."""
+        self._loop.call_soon(function)
 
     def append(self, event: EventType, body: bytes) -> None:
         """Record an event that no statement waits for. Raises AuditDown when the ledger takes no more."""

@@ -1,0 +1,209 @@
+"""What a statement does and whether it may run: the classifier's report, cached by exact text, and the policy's decision about it.
+
+Shared by all sessions. The session asks with its own lexing state and context; it writes the audit records and tells the relay.
+Cheap on the way of a query: a text that was seen before costs two dictionary look-ups and no call of the policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import orjson
+
+from classifiers.effects import Effect, Kind, LexingState, Report
+from classifiers.redact import redact
+from dbproxy.audit.record import sql_members
+from dbproxy.policy.decide import decide
+from dbproxy.policy.model import Action, Context, Decision, Policy
+
+_LARGE_TEXT_BYTES = 8192
+"""Longer texts are not kept in the cache: a few of them would push out everything else."""
+
+_READ_ONLY = frozenset({Kind.DML_READ, Kind.SESSION, Kind.TXN, Kind.METADATA, Kind.EMPTY})
+_SEMANTICS = frozenset({Kind.DYNAMIC, Kind.UNPARSABLE})
+
+
+class Classifier(Protocol):
+    """Where a report comes from when the cache has none: the pool of killable processes."""
+
+    def submit(
+        self,
+        dialect: str,
+        text: bytes,
+        state: LexingState,
+        server_version: int,
+        key: str,
+        done: Callable[[Report], object],
+    ) -> object:
+        """Have text read; done is called once, later. key: who asks, for fairness. Returns what withdraw takes."""
+
+    def withdraw(self, request: object) -> None:
+        """Nobody wants the answer any more."""
+
+
+class Entry:
+    """What is known about a text. members: the audit members that describe it, redacted; rulings: decisions by context.
+
+    is_read_only: nothing in it may write, so the server must not report a write. changes_meaning: later texts may be read otherwise.
+    """
+
+    __slots__ = ("changes_meaning", "is_neutral", "is_read_only", "is_self_contained", "members", "report", "rulings")
+
+    def __init__(self, report: Report, members: bytes) -> None:
+        self.report = report
+        self.members = members
+        self.rulings: dict[Context, Ruling] = {}
+        self.is_neutral = report.is_neutral
+        self.is_read_only = report.kinds <= _READ_ONLY
+        self.changes_meaning = "session_semantics_change" in report.flags or bool(report.kinds & _SEMANTICS)
+        # Needs nothing from the connection's own names, and gives it none.
+        self.is_self_contained = not (report.uses or report.prepares or report.cursors or report.deallocates)
+
+
+class Ruling:
+    """A decision about an entry in one context. members: all audit members of the statement but the session's and the parameters."""
+
+    __slots__ = ("decision", "entry", "is_refused", "members")
+
+    def __init__(self, entry: Entry, decision: Decision) -> None:
+        self.entry = entry
+        self.decision = decision
+        self.is_refused = decision.is_refused
+        self.members = entry.members + b"," + _decision_members(decision)
+
+
+class Judge:
+    """The policy in force, and the cache. hits, misses, failures: totals for metrics.
+
+    cache_bytes: bound on the text and members of all entries; when it is reached the oldest go first.
+    """
+
+    __slots__ = (
+        "_cache_bytes",
+        "_caches",
+        "_classifier",
+        "_size",
+        "failures",
+        "hits",
+        "misses",
+        "policy",
+        "unparsable",
+    )
+
+    def __init__(self, classifier: Classifier, policy: Policy, *, cache_bytes: int) -> None:
+        self._classifier = classifier
+        self._cache_bytes = cache_bytes
+        self._caches: dict[tuple[str, LexingState, int], dict[bytes, Entry]] = {}
+        self._size = 0
+        self.policy = policy
+        self.hits = 0
+        self.misses = 0
+        self.unparsable = 0
+        self.failures = 0
+
+    def replace_policy(self, policy: Policy) -> None:
+        """Put another policy in force for all that is judged from now on. Sessions must be told to judge again."""
+        self.policy = policy
+        for cache in self._caches.values():
+            for entry in cache.values():
+                entry.rulings.clear()
+
+    def cache_for(self, dialect: str, state: LexingState, server_version: int) -> dict[bytes, Entry]:
+        """The entries for texts read in this state; for look-up only."""
+        return self._caches.setdefault((dialect, state, server_version), {})
+
+    def classify(
+        self,
+        dialect: str,
+        text: bytes,
+        state: LexingState,
+        server_version: int,
+        key: str,
+        done: Callable[[Entry], object],
+    ) -> object:
+        """Have a text read that the cache does not have. done is called later, never at once."""
+        self.misses += 1
+
+        def keep(report: Report) -> None:
+            entry = make_entry(text, report)
+            if Kind.UNPARSABLE in report.kinds:
+                self.unparsable += 1
+            elif len(text) <= _LARGE_TEXT_BYTES:
+                self._keep(self.cache_for(dialect, state, server_version), text, entry)
+            done(entry)
+
+        return self._classifier.submit(dialect, text, state, server_version, key, keep)
+
+    def withdraw(self, request: object) -> None:
+        """The session is gone; nobody waits for this text."""
+        self._classifier.withdraw(request)
+
+    def rule(self, entry: Entry, context: Context) -> Ruling:
+        """Decide, or find what was decided. A policy that fails refuses."""
+        ruling = entry.rulings.get(context)
+        if ruling is None:
+            if len(entry.rulings) >= 256:
+                entry.rulings.clear()
+            ruling = Ruling(entry, self._decide(entry.report, context))
+            entry.rulings[context] = ruling
+        return ruling
+
+    def _decide(self, report: Report, context: Context) -> Decision:
+        policy = self.policy
+        try:
+            return decide(policy, report, context)
+        except Exception:  # noqa: BLE001 - whatever is wrong with a policy, the statement must not run
+            self.failures += 1
+            action = Action.TERMINATE if policy.on_error is Action.TERMINATE else Action.BLOCK
+            return Decision(action, (), "the policy could not be evaluated", policy.sha256, policy.unsafe)
+
+    def _keep(self, cache: dict[bytes, Entry], text: bytes, entry: Entry) -> None:
+        size = len(text) + len(entry.members)
+        self._size += size
+        while self._size > self._cache_bytes:
+            fullest = max(self._caches.values(), key=len)
+            if not fullest:
+                return
+            oldest, gone = next(iter(fullest.items()))
+            del fullest[oldest]
+            self._size -= len(oldest) + len(gone.members)
+        replaced = cache.pop(text, None)
+        if replaced is not None:
+            self._size -= len(text) + len(replaced.members)
+        cache[text] = entry
+
+
+def make_entry(text: bytes | None, report: Report) -> Entry:
+    """An entry from a report. text None: the statement has no text of its own (a function by number, an unknown name)."""
+    described = {
+        "kinds": sorted(report.kinds),
+        "flags": sorted(report.flags),
+        "reads": list(report.reads),
+        "writes": list(report.writes),
+        "functions": list(report.functions),
+        "command": report.command,
+    }
+    if report.reason:
+        described["reason"] = report.reason
+    members = orjson.dumps(described)[1:-1]
+    if text is None:
+        return Entry(report, members)
+    stored = redact(text, report.secret_spans) if report.secret_spans else text
+    return Entry(report, sql_members(stored, is_redacted=bool(report.secret_spans)) + b"," + members)
+
+
+def unknown_report(command: str, flag: str, reason: str) -> Report:
+    """For what has no text that could be read: it is dynamic, with the flag that says why."""
+    return Report((Effect(Kind.DYNAMIC, flags=frozenset({flag})),), command=command, reason=reason)
+
+
+def _decision_members(decision: Decision) -> bytes:
+    rules = [
+        {"name": hit.rule, "mode": hit.mode, "action": hit.action, "severity": hit.severity, "matched": hit.matched}
+        for hit in decision.hits
+    ]
+    fields = {"action": decision.action, "rules": rules, "policy": decision.policy_sha256}
+    if decision.unsafe:
+        fields["unsafe"] = list(decision.unsafe)
+    return orjson.dumps(fields)[1:-1]

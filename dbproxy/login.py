@@ -1,0 +1,280 @@
+"""Drives a login: does what the protocol's generator asks for, on real sockets, within deadlines, and keeps the record of it.
+
+The generator knows the wire, identity knows the people, this knows neither: it reads exactly what it is asked to read, hands sockets
+to TLS, and dials the target when it is shown an Authorization.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from config.settings import Target, Timeouts
+from dbproxy.identity.access import server_access
+from dbproxy.identity.authorization import Authorization
+from dbproxy.identity.identity import Attempt
+from dbproxy.identity.tls import ListenerCertificate, tls_info, verification_reason
+from dbproxy.transport import Wire
+from protocol.contract import Refusal, Side, Why
+from protocol.login import (
+    Authenticate,
+    Cancel,
+    Identify,
+    IssuedKey,
+    LoginRefused,
+    OpenServer,
+    PeekByte,
+    ReadExactly,
+    Ready,
+    Send,
+    ServerAccess,
+    ServerReady,
+    StartTLS,
+    Startup,
+    TLSInfo,
+)
+
+Steps = Generator[Any, Any, None]
+EARLY_BYTES = "bytes_before_tls"
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is known about a login so far; filled by the driver, read for its audit events."""
+
+    startup: Startup | None = None
+    client_tls: TLSInfo | None = None
+    server_tls: TLSInfo | None = None
+    authorization: Authorization | None = None
+    server_pid: int = 0
+    server_secret: bytes = field(default=b"", repr=False)
+    server_address: tuple[str, int] = ("", 0)
+    parameters: dict[str, str] = field(default_factory=dict)
+    was_cancel: bool = False
+
+
+class Gate(Protocol):
+    """What a login asks of the proxy as a whole."""
+
+    async def admit(self, progress: Progress) -> None:
+        """Authenticated: check caps and judge the start-up settings. Raises LoginRefused."""
+
+    def issue_key(self, ready: ServerReady, progress: Progress) -> IssuedKey:
+        """Make the client's cancel key."""
+
+    async def cancel(self, request: Cancel) -> None:
+        """A cancel request arrived."""
+
+
+class LoginDriver:
+    """One connection's login.
+
+    certificate: the listener's TLS, None if it has none. context: for the server's leg, None if the target's mode is disable.
+    """
+
+    def __init__(
+        self,
+        client: Wire,
+        gate: Gate,
+        attempt: Attempt,
+        target: Target,
+        timeouts: Timeouts,
+        certificate: ListenerCertificate | None,
+        context: ssl.SSLContext | None,
+    ) -> None:
+        self.client = client
+        self.server: Wire | None = None
+        self.progress = Progress()
+        self._gate = gate
+        self._attempt = attempt
+        self._target = target
+        self._timeouts = timeouts
+        self._certificate = certificate
+        self._context = context
+
+    async def run(self, steps: Steps) -> Ready | None:
+        """Do all steps. Returns Ready, or None after a cancel request.
+
+        Raises LoginRefused or ProtocolError when the client has been told, ConnectionError when it left, TimeoutError.
+        """
+        answer: Any = None
+        fault: Exception | None = None
+        while True:
+            try:
+                step = steps.send(answer) if fault is None else steps.throw(fault)
+            except StopIteration:
+                return None
+            if isinstance(step, Ready):
+                return step
+            answer = fault = None
+            try:
+                answer = await self._do(step)
+            except (LoginRefused, ConnectionError) as error:
+                fault = error
+
+    async def _do(self, step: object) -> object:
+        match step:
+            case ReadExactly(side, size):
+                return await self._wire(side).read_exactly(size)
+            case Send(side, data):
+                return await self._wire(side).send(data)
+            case PeekByte():
+                return await self.client.peek_byte()
+            case StartTLS(Side.CLIENT):
+                return await self._secure_client(step)
+            case StartTLS(Side.SERVER):
+                return await self._secure_server()
+            case Identify(startup, tls):
+                self.progress.startup = startup
+                return self._attempt.identify(startup, tls)
+            case Authenticate(startup, password):
+                authorization = self._attempt.authenticate(startup, password)
+                self.progress.authorization = authorization.without_password()
+                await self._gate.admit(self.progress)
+                return authorization
+            case OpenServer(authorization):
+                return await self._open_server(authorization)
+            case ServerReady():
+                self.progress.server_pid = step.process_id
+                self.progress.server_secret = step.server_secret
+                self.progress.parameters = dict(step.parameters)
+                if self.progress.authorization is not None and self.progress.authorization.is_personal:
+                    self._attempt.accepted_by_server()
+                return self._gate.issue_key(step, self.progress)
+            case Cancel():
+                self.progress.was_cancel = True
+                return await self._gate.cancel(step)
+        raise TypeError(f"unknown login step {type(step).__name__}")
+
+    def _wire(self, side: Side) -> Wire:
+        if side is Side.CLIENT:
+            return self.client
+        if self.server is None:
+            raise ConnectionResetError("no server connection")
+        return self.server
+
+    async def _secure_client(self, step: StartTLS) -> TLSInfo:
+        certificate = self._certificate
+        if certificate is None:
+            raise LoginRefused(Refusal(Why.UNSUPPORTED, "this listener has no TLS"))
+        if not step.direct and self.client.has_waiting:
+            # Whoever wrote these bytes did so in clear; after the handshake they would pass for the client's own.
+            raise LoginRefused(Refusal(Why.PROTOCOL, "bytes before the TLS handshake"), event=EARLY_BYTES)
+        if step.answer:
+            await self.client.send(step.answer)
+        try:
+            connection = await self.client.start_tls(
+                certificate.context, server_name=None, timeout_s=self._timeouts.login_s
+            )
+        except ssl.SSLError as error:
+            raise ConnectionResetError("TLS handshake failed") from error
+        self.progress.client_tls = tls_info(connection, certificate)
+        return self.progress.client_tls
+
+    async def _secure_server(self) -> TLSInfo:
+        wire = self._wire(Side.SERVER)
+        if self._context is None:
+            raise LoginRefused(Refusal(Why.SERVER_LOST, "TLS to the database is not configured"))
+        lost = "the database could not prove its identity"
+        if wire.has_waiting:
+            raise LoginRefused(Refusal(Why.SERVER_LOST, lost), "bytes before the TLS handshake", EARLY_BYTES)
+        try:
+            connection = await wire.start_tls(
+                self._context, server_name=self._target.host, timeout_s=self._timeouts.connect_s
+            )
+        except ssl.SSLError as error:
+            reason = verification_reason(error)
+            raise LoginRefused(Refusal(Why.SERVER_LOST, lost), reason, reason) from error
+        except OSError as error:
+            raise LoginRefused(Refusal(Why.SERVER_LOST, lost), "TLS handshake failed", "tls_failed") from error
+        self.progress.server_tls = tls_info(connection)
+        return self.progress.server_tls
+
+    async def _open_server(self, authorization: object) -> ServerAccess:
+        if not isinstance(authorization, Authorization):
+            raise TypeError("opening a server connection takes an Authorization")
+        access = server_access(authorization, self._target)
+        self.server = await dial(self._target, self._timeouts.connect_s)
+        return access
+
+
+async def dial(target: Target, timeout_s: float) -> Wire:
+    """Connect to a target. Raises LoginRefused with a plain sentence if that fails."""
+    refusal = Refusal(
+        Why.SERVER_LOST,
+        f'the database "{target.name}" cannot be reached',
+        hint="Ask the operator of the proxy; it is running, the database did not answer.",
+    )
+    raw: socket.socket | None = None
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout_s):
+            if target.host.startswith("/"):
+                raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                raw.setblocking(False)  # noqa: FBT003 - the socket API
+                await loop.sock_connect(raw, f"{target.host}/.s.PGSQL.{target.port}")
+                return Wire(raw, target.host)
+            failure: OSError | None = None
+            for family, address in await _addresses(target.host, target.port):
+                raw = socket.socket(family, socket.SOCK_STREAM)
+                raw.setblocking(False)  # noqa: FBT003 - the socket API
+                try:
+                    await loop.sock_connect(raw, address)
+                except OSError as error:
+                    raw.close()
+                    failure = error
+                    continue
+                return Wire(raw, f"{address[0]}:{address[1]}")
+            raise failure or OSError("no address")
+    except TimeoutError as error:
+        if raw is not None:
+            raw.close()
+        raise LoginRefused(refusal, f"no answer within {timeout_s:g} s") from error
+    except OSError as error:
+        if raw is not None:
+            raw.close()
+        raise LoginRefused(refusal, error.strerror or "name or address problem") from error
+    except BaseException:
+        if raw is not None:
+            raw.close()
+        raise
+
+
+async def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return [(family, (str(entry[0]), int(entry[1]))) for family, _, _, _, entry in found]
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    return [(family, (host, port))]
+
+
+async def run_cancel(
+    steps: Steps, wire: Wire, context: ssl.SSLContext | None, target: Target, timeout_s: float
+) -> None:
+    """Deliver a cancel request and wait until the server has closed the connection: only then it has been dealt with."""
+    answer: object = None
+    while True:
+        try:
+            step = steps.send(answer)
+        except StopIteration:
+            break
+        answer = None
+        if isinstance(step, Send):
+            await wire.send(step.data)
+        elif isinstance(step, ReadExactly):
+            answer = await wire.read_exactly(step.size)
+        elif isinstance(step, StartTLS) and context is not None and not wire.has_waiting:
+            answer = tls_info(await wire.start_tls(context, server_name=target.host, timeout_s=timeout_s))
+        else:
+            raise ConnectionResetError("the cancel request cannot be delivered")
+    try:
+        await wire.read_exactly(1)
+    except ConnectionError:
+        return

@@ -1,0 +1,580 @@
+"""One person's session: the host of its relay. Holds who it is, what the server has confirmed, and what is being judged.
+
+    relay ── judge(statement) ──► cache ──► decision ──► audit intent ──► FORWARD, or a refusal
+                                    └─ miss ─► classifier process ─► relay.resolve
+
+Bytes for the server wait in `_outgoing` until the turn's records are written (turn.py); bytes for the client go at once.
+Nothing here knows which database it is: what differs is in dialect.py.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from classifiers.composition import compose
+from classifiers.effects import LexingState, Report
+from dbproxy.audit.ledger import AuditDown
+from dbproxy.audit.record import array_member, encode_text, members, text_member
+from dbproxy.audit.types import EventType
+from dbproxy.dialect import Dialect
+from dbproxy.judge import Entry, Judge, Ruling, make_entry, unknown_report
+from dbproxy.policy.model import Action, Context
+from dbproxy.transport import Link
+from dbproxy.turn import Turn
+from protocol.contract import FORWARD, Act, Outcome, Refusal, Relay, Side, Statement, Status, Transaction, Verdict, Why
+
+_ACT = {act: act.name.lower().encode() for act in Act}
+_STATUS = {status: status.value.encode() for status in Status}
+_READY_MAX = 256
+_READY_TEXT_BYTES = 4096
+_UNKNOWN_ENCODING = "UNKNOWN"
+
+
+class Counters(Protocol):
+    """What a session counts for the metrics."""
+
+    def count_statement(self, command: str, action: str) -> None: ...
+
+    def count_result(self, rows: int, received_bytes: int, sent_bytes: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What login hands over. identity: audit members that every event of the session carries; parameters: as the server confirmed them."""
+
+    session_id: str
+    context: Context
+    server_user: str
+    server_pid: int
+    identity: dict[str, object]
+    parameters: dict[str, str]
+
+
+class Running:
+    """A statement that was forwarded: its entry and when it was, on the monotonic clock."""
+
+    __slots__ = ("entry", "started_ns")
+
+    def __init__(self, entry: Entry, started_ns: int) -> None:
+        self.entry = entry
+        self.started_ns = started_ns
+
+
+class Session:
+    """See protocol.contract.Host. Made at the end of login; `begin` gives it its relay and links.
+
+    on_end: called once, when both connections are closed. digest_key: for bound parameters; None: their values are recorded.
+    """
+
+    __slots__ = (
+        "_announced",
+        "_client",
+        "_context",
+        "_counters",
+        "_dialect",
+        "_digest_key",
+        "_ended",
+        "_identity",
+        "_is_asking",
+        "_is_hard_unsettled",
+        "_is_unsettled",
+        "_judge",
+        "_lexing",
+        "_lexing_changed",
+        "_members",
+        "_monotonic_ns",
+        "_names",
+        "_on_end",
+        "_outgoing",
+        "_parameters",
+        "_pending",
+        "_ready",
+        "_running",
+        "_server",
+        "_totals",
+        "_transaction",
+        "_turn",
+        "_version",
+        "last_active_ns",
+        "relay",
+        "session_id",
+        "started_ns",
+    )
+
+    def __init__(
+        self,
+        start: Start,
+        dialect: Dialect,
+        judge: Judge,
+        turn: Turn,
+        counters: Counters,
+        monotonic_ns: Callable[[], int],
+        digest_key: bytes | None,
+        on_end: Callable[[Session], None],
+    ) -> None:
+        self.session_id = start.session_id
+        self._dialect = dialect
+        self._judge = judge
+        self._turn = turn
+        self._counters = counters
+        self._monotonic_ns = monotonic_ns
+        self._digest_key = digest_key
+        self._on_end = on_end
+        self._identity = dict(start.identity)
+        self._members = members(self._identity)
+        self._parameters = dict(start.parameters)
+        self._version = dialect.server_version(self._parameters)
+        self._lexing = dialect.lexing_state(self._parameters)
+        self._lexing_changed = False
+        path = dialect.search_path(self._parameters, start.server_user)
+        self._context = replace(start.context, search_path=path)
+        self._is_unsettled = path is None  # something may have changed what unqualified names or literals mean
+        self._is_hard_unsettled = False
+        self._is_asking = False
+        self._transaction = Transaction.IDLE
+        self._names: dict[str, Report] = {}
+        # By act and text: the ruling in the present context, and the beginning of its intent record.
+        self._ready: tuple[dict[bytes, tuple[Ruling, bytes]], ...] = tuple({} for _ in Act)
+        self._running: dict[int, Running] = {}
+        self._announced: dict[int, None] = {}
+        self._pending: tuple[Statement, int, object] | None = None
+        self._outgoing: list[bytes] = []
+        self._totals = [0, 0, 0, 0, 0]  # statements, refused, rows, received bytes, sent bytes
+        self._ended = False
+        self.started_ns = self.last_active_ns = monotonic_ns()
+        self.relay: Relay | None = None
+        self._client: Link | None = None
+        self._server: Link | None = None
+
+    # ---- life ---------------------------------------------------------------------------------------------------
+
+    @property
+    def person(self) -> str:
+        return self._context.person
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing runs, nothing is being judged, no transaction is open."""
+        return not self._running and self._pending is None and self._transaction is Transaction.IDLE
+
+    def begin(self, relay: Relay, client: Link, server: Link) -> None:
+        """Login is over: bytes flow from now on."""
+        self.relay = relay
+        self._client = client
+        self._server = server
+        server.attach(relay.from_server, lambda: relay.closed(Side.SERVER), self._server_pressure)
+        client.attach(self._from_client, lambda: relay.closed(Side.CLIENT), self._client_pressure)
+        self._settle_path()
+
+    def end(self, refusal: Refusal) -> None:
+        """End the session: the client is told why."""
+        if self.relay is not None:
+            self.relay.end(refusal)
+
+    def policy_changed(self) -> None:
+        """Another policy is in force: what was judged before does not hold for what runs later."""
+        self._changed()
+
+    # ---- bytes --------------------------------------------------------------------------------------------------
+
+    def _from_client(self, data: bytes) -> None:
+        self.last_active_ns = self._monotonic_ns()
+        self.relay.from_client(data)  # type: ignore[union-attr] # begin set it before any byte can come
+
+    def send(self, side: Side, data: bytes) -> None:
+        if side is Side.CLIENT:
+            if self._client is not None and self._client.transport is not None:
+                self._client.transport.write(data)
+            return
+        outgoing = self._outgoing
+        if outgoing:
+            outgoing.append(data)
+        elif self._turn.is_open:
+            outgoing.append(data)
+            self._turn.waiting[self.session_id] = self
+        elif self._server is not None and self._server.transport is not None:
+            self._server.transport.write(data)
+
+    def release(self) -> None:
+        outgoing = self._outgoing
+        if not outgoing:
+            return
+        self._outgoing = []
+        if self._server is not None and self._server.transport is not None:
+            self._server.transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
+        if self._ended and self._server is not None and self._server.transport is not None:
+            self._server.transport.close()
+
+    def revoke(self, reason: str) -> None:
+        self._outgoing = []  # INVARIANT: what was not recorded is not sent
+        text = f"dbproxy: the audit trail cannot be written ({reason}); the statement was not run"
+        self.end(Refusal(Why.AUDIT_DOWN, text, "", "Connect again when the audit trail is writable."))
+
+    def pause(self, *, on: bool) -> None:
+        if self._client is not None and self._client.transport is not None and not self._client.transport.is_closing():
+            if on:
+                self._client.transport.pause_reading()
+            else:
+                self._client.transport.resume_reading()
+
+    def _client_pressure(self, is_full: bool) -> None:  # noqa: FBT001 - asyncio's own callback
+        _throttle(self._server, is_full)
+
+    def _server_pressure(self, is_full: bool) -> None:  # noqa: FBT001 - asyncio's own callback
+        _throttle(self._client, is_full)
+
+    # ---- judging ------------------------------------------------------------------------------------------------
+
+    def judge(self, statement: Statement) -> Verdict | None:
+        text = statement.text
+        if text is None:
+            return self._decide(statement, self._unknown_entry(statement), 0)
+        if not self._is_unsettled:
+            ready = self._ready[statement.act].get(text)
+            if ready is not None:
+                self._judge.hits += 1
+                return self._forward(statement, ready[0], ready[1], 0)
+        state = self._state_for(statement)
+        entry = self._judge.cache_for(self._dialect.name, state, self._version).get(text)
+        if entry is not None:
+            self._judge.hits += 1
+            return self._decide(statement, entry, 0)
+        asked_ns = self._monotonic_ns()
+        request = self._judge.classify(
+            self._dialect.name,
+            text,
+            state,
+            self._version,
+            self.session_id,
+            lambda found: self._classified(statement, found),
+        )
+        self._pending = (statement, asked_ns, request)
+        return None
+
+    def _classified(self, statement: Statement, entry: Entry) -> None:
+        pending = self._pending
+        if pending is None or pending[0] is not statement or self.relay is None:
+            return
+        self._pending = None
+        held_ns = self._monotonic_ns() - pending[1]
+        self.relay.resolve(statement.id, self._decide(statement, entry, held_ns))
+
+    def _state_for(self, statement: Statement) -> LexingState:
+        """The lexing state in which this text is, or was, read by the server; in doubt one in which all readings must agree."""
+        if statement.act in (Act.EXECUTE, Act.RESUME):
+            # Its Parse may have been read in another state than now.
+            return LexingState(None, _UNKNOWN_ENCODING) if self._lexing_changed else self._lexing
+        if not self._is_unsettled:
+            return self._lexing
+        return LexingState(None, _UNKNOWN_ENCODING if self._is_hard_unsettled else self._lexing.encoding)
+
+    def _unknown_entry(self, statement: Statement) -> Entry:
+        if statement.act is Act.CALL:
+            name = statement.name.decode("ascii", "replace")
+            report = unknown_report("CALL", "unknown_function", f"function number {name} is called without a name")
+            return make_entry(None, report)
+        space = "cursor:" if statement.act is Act.RESUME else "prepared:"
+        name = statement.name.decode("utf-8", "surrogateescape")
+        known = self._names.get(space + name)
+        if known is not None:
+            return make_entry(None, known)
+        return make_entry(None, unknown_report("EXECUTE", "unknown_prepared", "the text behind this name is not known"))
+
+    def _decide(self, statement: Statement, entry: Entry, held_ns: int) -> Verdict:
+        """Decide with what the session knows now, record, and answer. Never None."""
+        report = entry.report
+        if report.uses:
+            entry = make_entry(statement.text, compose(report, self._names))
+        elif statement.act is Act.EXECUTE and statement.name and self._names:
+            # PREPARE in SQL and Parse share one name space, and only the server knows which came last.
+            other = self._names.get("prepared:" + statement.name.decode("utf-8", "surrogateescape"))
+            if other is not None:
+                both = replace(report, effects=report.effects + other.effects)
+                entry = make_entry(statement.text, both)
+        context = self._context
+        if self._is_unsettled and context.search_path is not None:
+            context = replace(context, search_path=None)
+        ruling = self._judge.rule(entry, context)
+        start = b'%b,"act":"%b",%b' % (self._members, _ACT[statement.act], ruling.members)
+        if ruling.is_refused:
+            return self._refuse(statement, ruling, start)
+        text = statement.text
+        if (
+            text is not None
+            and entry is not None
+            and not self._is_unsettled
+            and entry.is_self_contained
+            and entry.is_neutral
+            and statement.act in (Act.QUERY, Act.EXECUTE)
+            and not (statement.act is Act.EXECUTE and (self._names or self._lexing_changed))
+            and len(text) <= _READY_TEXT_BYTES
+        ):
+            ready = self._ready[statement.act]
+            if len(ready) >= _READY_MAX:
+                ready.clear()
+            ready[text] = (ruling, start)
+        return self._forward(statement, ruling, start, held_ns)
+
+    def _forward(self, statement: Statement, ruling: Ruling, start: bytes, held_ns: int) -> Verdict:
+        """Record the intent and let the relay forward; or refuse because it cannot be recorded."""
+        entry = ruling.entry
+        body = start
+        if statement.parameters:
+            body += b"," + self._describe_parameters(statement)
+        if held_ns:
+            body += b',"held_ms":%.3f' % (held_ns / 1e6)
+        try:
+            if statement.act is Act.PREPARE:
+                self._announced[statement.id] = None
+                named = b',"statement":%d,%b' % (statement.id, text_member(b"name", statement.name))
+                self._turn.prepared(self.session_id, b'"session":"%b",' % self.session_id.encode() + body + named)
+                return FORWARD
+            if statement.name:
+                body += b"," + text_member(b"name", statement.name)
+            self._turn.intent((self.session_id, statement.id), body)
+        except AuditDown as down:
+            self._announced.pop(statement.id, None)
+            self._turn.ledger.refused_while_down += 1
+            self._totals[1] += 1
+            text = "dbproxy: the audit trail cannot be written, so nothing may run"
+            return Verdict(Refusal(Why.AUDIT_DOWN, text, down.reason, "Try again; the session stays open."))
+        self._running[statement.id] = Running(entry, self._monotonic_ns())
+        self._counters.count_statement(entry.report.command, ruling.decision.action)
+        if not entry.is_neutral:
+            self._is_unsettled = True
+            self._is_hard_unsettled = self._is_hard_unsettled or entry.changes_meaning
+            self._forget_names(entry.report)
+        return FORWARD
+
+    def _refuse(self, statement: Statement, ruling: Ruling, start: bytes) -> Verdict:
+        decision = ruling.decision
+        request = f"{self.session_id}-{statement.id}"
+        rule = decision.rule or "policy"
+        reason = ruling.entry.report.reason
+        refusal = Refusal(
+            Why.BLOCKED if decision.hits else Why.POLICY_ERROR,
+            f'dbproxy: blocked by rule "{rule}" (request {request})',
+            "; ".join(filter(None, [decision.hits[0].matched if decision.hits else "", reason])),
+            decision.message or "Ask your security team if you need this; give them the request id.",
+        )
+        body = b'"session":"%b","statement":%d,%b' % (self.session_id.encode(), statement.id, start)
+        if statement.parameters:
+            body += b"," + self._describe_parameters(statement)
+        told = {"why": refusal.why.value, "message": refusal.message, "detail": refusal.detail, "request": request}
+        try:
+            self._turn.append(EventType.STATEMENT_REFUSED, body + b"," + members(told))
+        except AuditDown:
+            self._turn.ledger.refused_while_down += 1
+        self._totals[1] += 1
+        self._counters.count_statement(ruling.entry.report.command, decision.action)
+        if decision.action is Action.TERMINATE:
+            self._turn.call_soon(lambda: self.end(refusal))
+        return Verdict(refusal)
+
+    def _describe_parameters(self, statement: Statement) -> bytes:
+        key = self._digest_key
+        elements: list[bytes] = []
+        for parameter in self._dialect.describe_parameters(statement):
+            raw = parameter.raw
+            kind = parameter.type_name.encode()
+            if raw is None:
+                elements.append(b'{"type":"%b","size":null}' % kind)
+            elif key is not None:
+                digest = hmac.digest(key, raw, "sha256").hex().encode()
+                elements.append(b'{"type":"%b","size":%d,"hmac":"%b"}' % (kind, len(raw), digest))
+            elif parameter.text is None:
+                elements.append(b'{"type":"%b","size":%d}' % (kind, len(raw)))
+            else:
+                value = text_member(b"value", parameter.text.encode("utf-8", "surrogateescape"))
+                elements.append(b'{"type":"%b","size":%d,%b}' % (kind, len(raw), value))
+        return array_member(b"parameters", elements)
+
+    # ---- what became of it --------------------------------------------------------------------------------------
+
+    def finished(self, statement_id: int, outcome: Outcome) -> None:
+        running = self._running.pop(statement_id, None)
+        if running is None:
+            self._announced.pop(statement_id, None)
+            return
+        totals = self._totals
+        totals[0] += 1
+        totals[2] += outcome.rows
+        totals[3] += outcome.received_bytes
+        totals[4] += outcome.sent_bytes
+        self._counters.count_result(outcome.rows, outcome.received_bytes, outcome.sent_bytes)
+        tag = outcome.tag
+        now = self.last_active_ns = self._monotonic_ns()
+        body = b'%b,"status":"%b","rows":%d,"received_bytes":%d,"sent_bytes":%d,"duration_ms":%.3f' % (
+            self._members,
+            _STATUS[outcome.status],
+            outcome.rows,
+            outcome.received_bytes,
+            outcome.sent_bytes,
+            (now - running.started_ns) / 1e6,
+        )
+        if tag:
+            body += b',"tag":"%b"' % tag if tag.replace(b" ", b"").isalnum() else b"," + text_member(b"tag", tag)
+        if outcome.code:
+            body += b',"code":%b' % (encode_text(outcome.code.encode()) or b'""')
+        self._turn.outcome((self.session_id, statement_id), body)
+        entry = running.entry
+        if entry.is_read_only and tag and self._dialect.is_write_tag(tag):
+            self._server_contradicts(statement_id, tag)
+        if not entry.is_self_contained:
+            self._learn_names(entry.report, outcome.status)
+
+    def skipped(self, statement: Statement) -> None:
+        body = b'"session":"%b","statement":%d,%b,"act":"%b"' % (
+            self.session_id.encode(),
+            statement.id,
+            self._members,
+            _ACT[statement.act],
+        )
+        text = statement.text
+        entry = None
+        if text is not None:
+            # Only a text that was read before can be shown: one that was not may hold a password.
+            entry = self._judge.cache_for(self._dialect.name, self._lexing, self._version).get(text)
+            shown = entry.members if entry is not None else b'"sql_bytes":%d' % len(text)
+            body += b"," + shown
+        try:
+            self._turn.append(EventType.STATEMENT_SKIPPED, body)
+        except AuditDown:
+            self._turn.ledger.refused_while_down += 1
+
+    def _server_contradicts(self, statement_id: int, tag: bytes) -> None:
+        """The server wrote where nothing but reading was judged: the text was misread. Everybody must hear of it."""
+        body = b'"session":"%b","statement":%d,%b,%b' % (
+            self.session_id.encode(),
+            statement_id,
+            self._members,
+            text_member(b"tag", tag),
+        )
+        try:
+            self._turn.append(EventType.CRITICAL_SERVER_TRUTH, body)
+        except AuditDown:
+            self._turn.ledger.refused_while_down += 1
+
+    def _forget_names(self, report: Report) -> None:
+        """From the moment it is forwarded, names that it may change stand for nothing that can be relied on."""
+        if not self._names:
+            return
+        gone = {"prepared:" + name for name, _ in report.prepares} | {"cursor:" + name for name, _ in report.cursors}
+        gone |= set(report.deallocates)
+        if "*" in gone:
+            self._names.clear()
+        for name in gone:
+            self._names.pop(name, None)
+
+    def _learn_names(self, report: Report, status: Status) -> None:
+        if status is not Status.OK:
+            return
+        if len(self._names) + len(report.prepares) + len(report.cursors) > 10_000:
+            return  # what is not remembered is refused when it is used
+        for name, inner in report.prepares:
+            self._names["prepared:" + name] = inner
+        for name, inner in report.cursors:
+            self._names["cursor:" + name] = inner
+        if self._names:
+            self._forget_ready()
+
+    # ---- what the server confirms -------------------------------------------------------------------------------
+
+    def parameter(self, name: str, value: str) -> None:
+        if self._parameters.get(name) == value:
+            return
+        self._parameters[name] = value
+        lexing = self._dialect.lexing_state(self._parameters)
+        if lexing != self._lexing:
+            self._lexing = lexing
+            self._lexing_changed = True
+            self._changed()
+        if name == "application_name":
+            self._context = replace(self._context, application=value)
+            self._identity["application"] = value
+            self._members = members(self._identity)
+            self._changed()
+        if name == "search_path":
+            self._learn_path(self._dialect.search_path(self._parameters, str(self._identity["server_user"])))
+
+    def synced(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        if self._is_unsettled and not self._running:
+            self._settle_path()
+
+    def answered(self, value: str | None) -> None:
+        self._is_asking = False
+        if value is not None:
+            self._learn_path(self._dialect.parse_path(value, str(self._identity["server_user"])))
+            self._is_unsettled = self._is_hard_unsettled = False
+
+    def _settle_path(self) -> None:
+        """Nothing is in flight: what the server reports by itself is known; the rest is asked for."""
+        if not self._is_unsettled or self.relay is None or self._is_asking:
+            return
+        if self._dialect.search_path(self._parameters, "") is not None:
+            self._is_unsettled = self._is_hard_unsettled = False
+        elif self.relay.ask(self._dialect.path_query):
+            self._is_asking = True
+
+    def _learn_path(self, path: tuple[str, ...] | None) -> None:
+        if path != self._context.search_path:
+            self._context = replace(self._context, search_path=path)
+            self._changed()
+
+    def _forget_ready(self) -> None:
+        for ready in self._ready:
+            ready.clear()
+
+    def _changed(self) -> None:
+        self._forget_ready()
+        if self.relay is not None:
+            self.relay.rejudge()
+
+    # ---- the end ------------------------------------------------------------------------------------------------
+
+    def close(self, side: Side, why: Why, detail: str) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self._pending is not None:
+            self._judge.withdraw(self._pending[2])
+            self._pending = None
+        for statement_id in list(self._running):
+            self.finished(statement_id, Outcome(Status.UNKNOWN))
+        statements, refused, rows, received, sent = self._totals
+        fields = {
+            "session": self.session_id,
+            **self._identity,
+            "why": why.value,
+            "side": side.name.lower(),
+            "detail": detail,
+            "statements": statements,
+            "refused": refused,
+            "rows": rows,
+            "received_bytes": received,
+            "sent_bytes": sent,
+            "duration_ms": (self._monotonic_ns() - self.started_ns) / 1e6,
+        }
+        try:
+            self._turn.append(EventType.SESSION_END, members(fields))
+        except AuditDown:
+            self._turn.ledger.refused_while_down += 1
+        if self._client is not None and self._client.transport is not None:
+            self._client.transport.close()
+        if self._server is not None and self._server.transport is not None and not self._outgoing:
+            self._server.transport.close()
+        self._on_end(self)
+
+
+def _throttle(link: Link | None, is_full: bool) -> None:  # noqa: FBT001 - the callbacks' argument
+    """Stop reading from the peer whose bytes the other one does not take fast enough."""
+    if link is None or link.transport is None or link.transport.is_closing():
+        return
+    if is_full:
+        link.transport.pause_reading()
+    else:
+        link.transport.resume_reading()
