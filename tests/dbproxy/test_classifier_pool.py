@@ -116,7 +116,7 @@ def test_a_process_that_fails_is_replaced(
         _assert_unparsable(await _ask(pool, text), reason, text)
         await _all_alive(pool)
         after = _children(pool)
-        assert len(before - after) == 1
+        assert len(after - before) == 1
         assert all([(await _ask(pool, b"t", key)).reads == ("t",) for key in "abcdef"])
 
     run(TOY, scenario)
