@@ -493,7 +493,12 @@ class Ledger:
 
     def _replace_segment(self, path: Path, what: str) -> None:
         """Someone changed the segment's file: save what the descriptor still has, go on in a new segment. Raises AuditDown."""
-        event: dict[str, object] = {"segment": path.name, "reason": what, "last_seq": self._chain.seq, "size": self._size}
+        event: dict[str, object] = {
+            "segment": path.name,
+            "reason": what,
+            "last_seq": self._chain.seq,
+            "size": self._size,
+        }
         try:
             self._check_directory()
             if what in ("deleted", "replaced"):

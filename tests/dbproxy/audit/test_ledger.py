@@ -99,9 +99,17 @@ def test_files_are_private(tmp_path: Path) -> None:
 
 def test_returned_numbers_are_those_of_the_records(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
-    numbers = [ledger.intent(("s1", 1), BODY), ledger.append(EventType.SESSION_END, b'"session":"x"'), ledger.outcome(("s1", 1), OUTCOME)]
+    numbers = [
+        ledger.intent(("s1", 1), BODY),
+        ledger.append(EventType.SESSION_END, b'"session":"x"'),
+        ledger.outcome(("s1", 1), OUTCOME),
+    ]
     ledger.flush()
-    assert [read(tmp_path)[number - 1]["type"] for number in numbers] == ["statement.intent", "session.end", "statement.outcome"]
+    assert [read(tmp_path)[number - 1]["type"] for number in numbers] == [
+        "statement.intent",
+        "session.end",
+        "statement.outcome",
+    ]
 
 
 def test_a_flush_is_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +159,12 @@ def test_segments_rotate_and_link(tmp_path: Path) -> None:
     for before, end, path in zip(files, ends, files[1:], strict=False):
         start = json.loads(path.read_bytes().splitlines()[0])
         assert end["type"] == "segment.end"
-        assert start["predecessor"] == {"file": before.name, "seq": end["seq"], "hash": end["hash"], "size": before.stat().st_size}
+        assert start["predecessor"] == {
+            "file": before.name,
+            "seq": end["seq"],
+            "hash": end["hash"],
+            "size": before.stat().st_size,
+        }
         assert ["open", 7] in start["open"]
         assert path.name == f"audit-0-{start['seq']:016d}.jsonl"
     ledger.close("test")
@@ -185,7 +198,9 @@ def test_a_statement_of_16_mib_is_stored_whole(tmp_path: Path) -> None:
     assert ok(tmp_path)
 
 
-@pytest.mark.parametrize("body", [b"", b'"a":1\n', b'"a":"' + b"x" * (121 << 20) + b'"'], ids=["empty", "newline", "too large"])
+@pytest.mark.parametrize(
+    "body", [b"", b'"a":1\n', b'"a":"' + b"x" * (121 << 20) + b'"'], ids=["empty", "newline", "too large"]
+)
 def test_a_body_that_would_break_the_log_is_a_mistake(tmp_path: Path, body: bytes) -> None:
     ledger = open_ledger(tmp_path)
     with pytest.raises(ValueError, match="members"):
@@ -265,7 +280,10 @@ def test_open_intents_get_an_unknown_outcome_after_a_crash(tmp_path: Path) -> No
     ledger.close("test")
     tail = read(tmp_path)[-4:]
     assert [record["type"] for record in tail] == ["recovery", "statement.outcome", "statement.outcome", "segment.end"]
-    assert [(record["session"], record["statement"], record["status"]) for record in tail[1:3]] == [("new", 2, "unknown"), ("old", 1, "unknown")]
+    assert [(record["session"], record["statement"], record["status"]) for record in tail[1:3]] == [
+        ("new", 2, "unknown"),
+        ("old", 1, "unknown"),
+    ]
     assert ok(tmp_path)
 
 
@@ -412,7 +430,9 @@ def test_killed_writer_loses_nothing_that_was_forwarded(tmp_path: Path) -> None:
     sent: set[tuple[str, int]] = set()
     done: set[tuple[str, int]] = set()
     for run in range(20):
-        with subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path), f"run{run}"], stdout=subprocess.PIPE, text=True) as child:
+        with subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(tmp_path), f"run{run}"], stdout=subprocess.PIPE, text=True
+        ) as child:
             assert child.stdout is not None
             lines = [child.stdout.readline() for _ in range(300 + 37 * run)]
             child.send_signal(signal.SIGKILL)

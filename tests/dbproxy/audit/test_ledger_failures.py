@@ -146,10 +146,18 @@ def test_a_failed_write_is_raised_and_resumed_from(
     assert outcomes(tmp_path / "audit") == {1: "ok", 2: "refused", 4: "unknown"}
     second = sorted((tmp_path / "audit").glob("audit-*.jsonl"))[-1]
     first_of_second = [json.loads(line)["type"] for line in second.read_bytes().splitlines()][:5]
-    assert first_of_second == ["segment.start", "statement.outcome", "statement.intent", "statement.outcome", "audit.resumed"]
+    assert first_of_second == [
+        "segment.start",
+        "statement.outcome",
+        "statement.intent",
+        "statement.outcome",
+        "audit.resumed",
+    ]
 
 
-def test_a_crash_while_down_leaves_a_chain_that_recovers(ledger: Ledger, tmp_path: Path, disk: FakeDisk, clock: Clock) -> None:
+def test_a_crash_while_down_leaves_a_chain_that_recovers(
+    ledger: Ledger, tmp_path: Path, disk: FakeDisk, clock: Clock
+) -> None:
     forward(ledger, 1)
     disk.space, disk.error, disk.can_truncate = 100, errno.EIO, False
     ledger.outcome(("s1", 1), OUTCOME)
@@ -197,7 +205,9 @@ def test_intents_waiting_when_a_sync_fails_are_named_by_the_next_flush(ledger: L
 # --- a full volume -------------------------------------------------------------------------------------------------------------
 
 
-def test_full_volume_completes_the_turn_on_the_ballast(ledger: Ledger, tmp_path: Path, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_volume_completes_the_turn_on_the_ballast(
+    ledger: Ledger, tmp_path: Path, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forward(ledger, 1)
     disk.space = 100
     released = []
@@ -226,7 +236,9 @@ def test_full_volume_completes_the_turn_on_the_ballast(ledger: Ledger, tmp_path:
     check(tmp_path / "audit")
 
 
-def test_large_intents_do_not_eat_the_room_of_owed_outcomes(ledger: Ledger, tmp_path: Path, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_intents_do_not_eat_the_room_of_owed_outcomes(
+    ledger: Ledger, tmp_path: Path, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(10):
         forward(ledger, number)
     disk.space = 10
@@ -296,7 +308,10 @@ def test_resume_needs_the_ballast_back_first(ledger: Ledger, monkeypatch: pytest
 
 def _mount(path: Path, size: int) -> bool:
     return shutil.which("mount") is not None and (
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], capture_output=True, check=False).returncode == 0
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], capture_output=True, check=False
+        ).returncode
+        == 0
     )
 
 
@@ -439,7 +454,12 @@ def test_a_changed_segment_is_noticed_within_a_second(
     assert verify_directory(tmp_path / "audit").status is status
     last = sorted((tmp_path / "audit").glob("audit-*.jsonl"))[-1]
     found = [json.loads(line) for line in last.read_bytes().splitlines()]
-    assert [record["type"] for record in found[:4]] == ["segment.start", "segment.lost", "statement.outcome", "statement.intent"]
+    assert [record["type"] for record in found[:4]] == [
+        "segment.start",
+        "segment.lost",
+        "statement.outcome",
+        "statement.intent",
+    ]
     assert found[1]["reason"] == reason
 
 
@@ -479,7 +499,9 @@ def test_a_volume_turned_read_only_is_resumed_from(ledger: Ledger, tmp_path: Pat
     check(tmp_path / "audit")
 
 
-def test_close_while_down_leaves_the_truth_to_the_next_open(ledger: Ledger, tmp_path: Path, disk: FakeDisk, clock: Clock) -> None:
+def test_close_while_down_leaves_the_truth_to_the_next_open(
+    ledger: Ledger, tmp_path: Path, disk: FakeDisk, clock: Clock
+) -> None:
     forward(ledger, 1)
     disk.space, disk.error = 0, errno.EIO
     ledger.outcome(("s1", 1), OUTCOME)
