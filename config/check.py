@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import types
+from collections.abc import Callable
 from pathlib import Path as FilePath
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -52,9 +53,12 @@ def check_document(document: Document, model: type[M], base: FilePath) -> tuple[
     return (None if problems else value), sorted(problems)
 
 
-def salvage(document: Document, model: type[M], base: FilePath) -> tuple[M | None, frozenset[Path]]:
+def salvage(
+    document: Document, model: type[M], base: FilePath, repair: Callable[[object], None] = lambda value: None
+) -> tuple[M | None, frozenset[Path]]:
     """Validate once more without the keys that are wrong, so that relations between the other keys can be checked in the same run.
 
+    repair: puts something harmless in the place of required keys, in the plain value.
     Returns the model, None if a required key is among the wrong ones, and the paths of the keys that were left out.
     """
     value = document.root.plain()
@@ -67,6 +71,7 @@ def salvage(document: Document, model: type[M], base: FilePath) -> tuple[M | Non
         if path:
             lost.add(path)
             _drop(value, path)
+    repair(value)
     return _validate(value, model, base)[0], frozenset(lost)
 
 

@@ -86,9 +86,22 @@ class Document:
         return line, column
 
     def problem(self, path: Path, text: str, *, is_key: bool = False, is_warning: bool = False) -> Problem:
-        """A problem at that place."""
+        """A problem at that place. List positions that are not in the document, since a single value stands for a list, are left out."""
         line, column = self.place(path, is_key=is_key)
+        while path and isinstance(path[-1], int) and not self._has(path):
+            path = path[:-1]
         return Problem(self.file, line, column, render_path(path), text, is_warning)
+
+    def _has(self, path: Path) -> bool:
+        content: object = self.root.content
+        for step in path:
+            if isinstance(content, dict) and step in content:
+                content = content[step][1].content
+            elif isinstance(content, list) and isinstance(step, int) and step < len(content):
+                content = content[step].content
+            else:
+                return False
+        return True
 
 
 def render_path(path: Path) -> str:

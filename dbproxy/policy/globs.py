@@ -13,6 +13,7 @@ Match = Callable[[str], object]
 """Truthy if the text matches."""
 
 _PART = re.compile(r'"((?:[^"]|"")+)"|([^".\s]+)')
+_NOT_A_NAME = 'must be a name such as customers, app.customers, *.customers or app."Customers"'
 _FOLD = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
@@ -114,12 +115,12 @@ def _split(text: str) -> list[tuple[str, bool]]:
     while True:
         found = _PART.match(text, at)
         if found is None:
-            raise ValueError('must be a name such as customers, app.customers, *.customers or app."Customers"')
+            raise ValueError(_NOT_A_NAME)
         quoted, plain = found.groups()
         parts.append((fold(plain), False) if quoted is None else (quoted.replace('""', '"'), True))
         at = found.end()
         if at == len(text):
             return parts
         if text[at] != ".":
-            raise ValueError("expected a dot after the first part of the name")
+            raise ValueError(_NOT_A_NAME)
         at += 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
 from classifiers.effects import FLAGS, Kind
-from config.check import check_document
+from config.check import check_document, salvage
 from config.document import MAX_BYTES, Document, Path, parse_document
 from config.errors import ConfigError, Problem, suggest
 from config.files import read_trusted
@@ -96,8 +96,11 @@ class _Compiler:
         except ConfigError as error:
             self.problems += error.problems
             return
-        spec, problems = check_document(document, PolicyFile, FilePath(file).parent)
+        base = FilePath(file).parent
+        spec, problems = check_document(document, PolicyFile, base)
         self.problems += problems
+        if spec is None:  # what is left is compiled all the same, to find what else is wrong
+            spec, _ = salvage(document, PolicyFile, base, _repair)
         if spec is not None:
             self.files.append((document, spec))
 
@@ -118,9 +121,9 @@ class _Compiler:
                     rules.append(compiled)
                 places.setdefault(rule.name, (document, place))
         policy = self._policy(tuple(rules), sha256)
-        self._warn_unused()
         if policy is None or any(not problem.is_warning for problem in self.problems):
             return None
+        self._warn_unused()
         for name, text in find_redundant(policy):
             document, place = places[name]
             self._warn(document, (*place, "name"), text)
@@ -286,8 +289,11 @@ class _Compiler:
         opened = [(document, Action(value.value)) for document, value in switches if value is not None]
         is_closed = any(getattr(each, name) is not None for _, each in defaults)
         if is_closed or not opened:
-            for document, _ in opened:
-                self._warn(document, ("defaults", f"unsafe_{name}"), f"has no effect, because another file sets {name}")
+            for document, each in defaults:
+                if getattr(each, f"unsafe_{name}") is not None and getattr(each, name) is None:
+                    self._warn(
+                        document, ("defaults", f"unsafe_{name}"), f"has no effect, because another file sets {name}"
+                    )
             return Action.BLOCK
         unsafe.append(f"unsafe_{name}")
         return _max(action for _, action in opened) or Action.BLOCK
@@ -306,6 +312,16 @@ class _Compiler:
 
     def _warn(self, document: Document, place: Path, text: str, *, is_key: bool = False) -> None:
         self.problems.append(document.problem(place, text, is_key=is_key, is_warning=True))
+
+
+def _repair(value: object) -> None:
+    """Give rules that lost a required key a harmless one."""
+    if isinstance(value, dict):
+        value.setdefault("version", 1)
+        for index, rule in enumerate(value.get("rules") or ()):
+            if isinstance(rule, dict):
+                for key, substitute in (("name", f"rule-{index}"), ("action", "block"), ("match", {"kind": "empty"})):
+                    rule.setdefault(key, substitute)
 
 
 def _max(actions: Iterable[Action]) -> Action | None:
