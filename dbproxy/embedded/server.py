@@ -32,6 +32,7 @@ from dbproxy.embedded.account import Account, find_account
 from dbproxy.embedded.binaries import Binaries
 from dbproxy.embedded.errors import EmbeddedServerError
 from dbproxy.embedded.folder import make_folder, remove_folder, remove_stale
+from dbproxy.embedded.watcher import Watcher
 
 HOST = "127.0.0.1"
 SUPERUSER = "postgres"
@@ -40,10 +41,6 @@ _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
 _PORT_TRIES = 5
 _STATEMENT_TIMEOUT_S = 300.0
-
-# Waits until the pipe's other end is closed, which the death of our process does too, then ends the server as
-# `pg_ctl stop -m immediate` would. It runs under the server's account, so it can harm nothing else.
-_WATCHER = 'read -r _; kill -QUIT "$1" 2>/dev/null'
 
 
 def _quiet(_: str) -> None:
@@ -84,7 +81,7 @@ class EmbeddedPostgres:
         self._account: Account | None = None
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._watcher: subprocess.Popen[bytes] | None = None
+        self._watcher: Watcher | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -134,12 +131,7 @@ class EmbeddedPostgres:
         atexit.unregister(self.stop)
         if self._process is not None:
             _end(self._process, (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL))
-        if self._watcher is not None:
-            _end(self._watcher, (signal.SIGKILL,))
-            if self._watcher.stdin is not None:
-                with contextlib.suppress(OSError):
-                    self._watcher.stdin.close()
-            self._watcher = None
+        self._unwatch()
         if self._folder is not None:
             remove_folder(self._folder)
             self._folder = None
@@ -251,28 +243,20 @@ class EmbeddedPostgres:
                 stdout=log,
                 stderr=log,
             )
-        self._watch(self._process.pid)
+        self._watcher = Watcher(account, self._process.pid, signal.SIGQUIT)
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline and self._process.poll() is None:
             if _is_ready(data):
                 return True
             time.sleep(0.02)
         _end(self._process, (signal.SIGQUIT, signal.SIGKILL))
+        self._unwatch()
         return False
 
-    def _watch(self, pid: int) -> None:
+    def _unwatch(self) -> None:
         if self._watcher is not None:
-            _end(self._watcher, (signal.SIGKILL,))
-            if self._watcher.stdin is not None:
-                self._watcher.stdin.close()
-        self._watcher = self._known_account().spawn(
-            ["/bin/sh", "-c", _WATCHER, "dbproxy-watcher", str(pid)],
-            environment=self._environment(),
-            cwd="/",
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+            self._watcher.close()
+            self._watcher = None
 
     # ------------------------------------------------------------------ small parts
 
