@@ -1,0 +1,146 @@
+"""What is counted, how it is shown, and that labels stay within their vocabulary."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from support.fake_clock import FakeClock
+
+from dbproxy.classifier.pool import PoolStats
+from dbproxy.metrics import ACTIONS, COMMANDS, Counters, Exporter, LagHistogram, watch_loop
+
+
+class _Judge:
+    hits, misses, unparsable, failures = 90, 10, 3, 1
+
+
+class _Pool:
+    def __init__(self) -> None:
+        self.stats = PoolStats()
+        self.processes = 3
+        self.queued = 2
+        self.restarts = 1
+
+
+@pytest.fixture
+def counters() -> Counters:
+    return Counters()
+
+
+def _scrape(counters: Counters) -> dict[str, float]:
+    body, content_type = Exporter(counters, _Judge(), _Pool(), "0.1.0").exposition("")
+    assert content_type.startswith("text/plain")
+    return {
+        sample.name + "".join(f"{{{key}={value}}}" for key, value in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+
+
+def test_counts_appear_under_their_names(counters: Counters) -> None:
+    counters.count_statement("SELECT", "allow")
+    counters.count_statement("SELECT", "allow")
+    counters.count_statement("DROP", "block")
+    counters.count_result(rows=5, received_bytes=700, sent_bytes=30)
+    counters.count_login("success")
+    counters.count_refused_connection("capacity")
+    counters.sessions_open = 4
+    counters.is_audit_down = True
+    counters.judge_ns, counters.judge_calls = 2_500_000, 3
+    counters.policy_sha256 = "ab" * 32
+    samples = _scrape(counters)
+    assert samples["dbproxy_statements_total{action=allow}{command=SELECT}"] == 2
+    assert samples["dbproxy_statements_total{action=block}{command=DROP}"] == 1
+    assert samples["dbproxy_rows_total"] == 5
+    assert samples["dbproxy_statement_bytes_total{direction=received}"] == 700
+    assert samples["dbproxy_statement_bytes_total{direction=sent}"] == 30
+    assert samples["dbproxy_logins_total{result=success}"] == 1
+    assert samples["dbproxy_connections_refused_total{reason=capacity}"] == 1
+    assert samples["dbproxy_sessions_open"] == 4
+    assert samples["dbproxy_audit_down"] == 1
+    assert samples["dbproxy_overhead_seconds_sum{stage=judge}"] == 0.0025
+    assert samples["dbproxy_overhead_seconds_count{stage=judge}"] == 3
+    assert samples["dbproxy_policy_info{sha256=abababababab}"] == 1
+    assert samples["dbproxy_classifier_cache_hits_total"] == 90
+    assert samples["dbproxy_classifier_processes"] == 3
+    assert samples["process_resident_memory_bytes"] > 0
+
+
+def test_statement_labels_stay_within_their_vocabulary(counters: Counters) -> None:
+    for number in range(1000):
+        counters.count_statement(f"DROP TABLE secrets_{number}", f"because of {number}")
+    counters.count_statement("", "allow")
+    assert counters.statements == {("OTHER", "refuse"): 1000, ("EMPTY", "allow"): 1}
+    for command in [*COMMANDS, "x", "y"]:
+        for action in [*ACTIONS, "z"]:
+            counters.count_statement(command, action)
+    assert len(counters.statements) <= (len(COMMANDS) + 2) * (len(ACTIONS) + 1)
+
+
+def test_login_and_refusal_labels_stay_within_their_vocabulary(counters: Counters) -> None:
+    counters.count_login("alice typed hunter2")
+    counters.count_refused_connection("10.0.0.1")
+    assert counters.logins == {"error": 1}
+    assert counters.refused_connections == {"protocol": 1}
+
+
+def test_no_label_can_name_a_person_or_a_table(counters: Counters) -> None:
+    counters.count_statement("SELECT", "allow")
+    counters.count_login("success")
+    counters.count_refused_connection("capacity")
+    body, _ = Exporter(counters, _Judge(), _Pool(), "0.1.0").exposition("")
+    labels = {
+        key for family in text_string_to_metric_families(body.decode()) for s in family.samples for key in s.labels
+    }
+    assert labels == {"action", "command", "direction", "le", "reason", "result", "sha256", "stage", "version"}
+
+
+def test_names_follow_the_conventions(counters: Counters) -> None:
+    body, _ = Exporter(counters, _Judge(), _Pool(), "0.1.0").exposition("")
+    for family in text_string_to_metric_families(body.decode()):
+        assert family.name.startswith(("dbproxy_", "process_"))
+        assert family.documentation
+        assert not family.name.endswith(("_ms", "_us", "_ns", "_milliseconds"))
+
+
+def test_openmetrics_is_served_on_request(counters: Counters) -> None:
+    body, content_type = Exporter(counters, _Judge(), _Pool(), "0.1.0").exposition(
+        "application/openmetrics-text; version=1.0.0"
+    )
+    assert content_type.startswith("application/openmetrics-text")
+    assert body.endswith(b"# EOF\n")
+
+
+def test_two_exporters_do_not_meet(counters: Counters) -> None:
+    other = Counters()
+    other.rows = 7
+    assert _scrape(counters)["dbproxy_rows_total"] == 0
+    assert _scrape(other)["dbproxy_rows_total"] == 7
+
+
+def test_lag_buckets_are_cumulative_and_include_their_bound(counters: Counters) -> None:
+    for lag_s in (0.0005, 0.001, 0.02, 0.3, 9.0):
+        counters.lag.observe(lag_s)
+    samples = _scrape(counters)
+    assert samples["dbproxy_event_loop_lag_seconds_bucket{le=0.001}"] == 2
+    assert samples["dbproxy_event_loop_lag_seconds_bucket{le=0.025}"] == 3
+    assert samples["dbproxy_event_loop_lag_seconds_bucket{le=2.5}"] == 4
+    assert samples["dbproxy_event_loop_lag_seconds_bucket{le=+Inf}"] == 5
+    assert samples["dbproxy_event_loop_lag_seconds_count"] == 5
+    assert samples["dbproxy_event_loop_lag_seconds_sum"] == pytest.approx(9.3215)
+
+
+def test_the_loop_watcher_sees_a_blocked_loop() -> None:
+    async def main() -> LagHistogram:
+        lag, clock = LagHistogram(), FakeClock()
+        watcher = asyncio.ensure_future(watch_loop(lag, clock))
+        await asyncio.sleep(0)
+        clock.advance(0.4)  # the loop was away for four tenths of a second, as far as anybody can tell
+        while not lag.sum_s:
+            await asyncio.sleep(0.001)
+        watcher.cancel()
+        return lag
+
+    assert asyncio.run(main()).last_s == pytest.approx(0.3)
