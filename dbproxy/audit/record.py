@@ -18,10 +18,14 @@ from hashlib import sha256
 
 import orjson
 
-_UNSAFE = re.compile(
-    "[\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+UNSAFE_CHARACTERS = (
+    "\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
 )
-"""What JSON allows raw in a string and a line of a log must not contain. C0 controls, quote and backslash are escaped by orjson."""
+"""Inside of a regular expression's brackets: what JSON allows raw in a string and a line of a log must not contain.
+
+C0 controls, quote and backslash are escaped by orjson.
+"""
+_UNSAFE = re.compile(f"[{UNSAFE_CHARACTERS}]")
 
 
 def encode_text(data: bytes) -> bytes | None:

@@ -144,7 +144,7 @@ def test_a_failed_write_is_raised_and_resumed_from(
     ledger.close("test")
     check(tmp_path / "audit")
     assert outcomes(tmp_path / "audit") == {1: "ok", 2: "refused", 4: "unknown"}
-    second = sorted((tmp_path / "audit").glob("audit-*.jsonl"))[-1]
+    second = max((tmp_path / "audit").glob("audit-*.jsonl"))
     first_of_second = [json.loads(line)["type"] for line in second.read_bytes().splitlines()][:5]
     assert first_of_second == [
         "segment.start",
@@ -452,7 +452,7 @@ def test_a_changed_segment_is_noticed_within_a_second(
     assert not ledger.is_down
     ledger.close("test")
     assert verify_directory(tmp_path / "audit").status is status
-    last = sorted((tmp_path / "audit").glob("audit-*.jsonl"))[-1]
+    last = max((tmp_path / "audit").glob("audit-*.jsonl"))
     found = [json.loads(line) for line in last.read_bytes().splitlines()]
     assert [record["type"] for record in found[:4]] == [
         "segment.start",

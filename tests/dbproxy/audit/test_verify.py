@@ -44,7 +44,7 @@ def write_log(
         else:
             ledger._release_files()
             if rng.random() < 0.5:
-                last = sorted(directory.glob("*.jsonl"))[-1]
+                last = max(directory.glob("*.jsonl"))
                 os.truncate(last, last.stat().st_size - rng.randrange(1, 200))
     ledger = Ledger(directory, segment_bytes=segment_bytes, reserve_bytes=64 << 10, now_ns=time.time_ns, node=node)
     ledger.open()
@@ -126,7 +126,7 @@ def test_a_running_proxy_raises_no_alarm(tmp_path: Path) -> None:
 
 def test_a_record_that_is_being_written_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_log(tmp_path, 3)
-    last = sorted(tmp_path.glob("*.jsonl"))[-1]
+    last = max(tmp_path.glob("*.jsonl"))
     data = last.read_bytes()
     last.write_bytes(data[:-50])
     monkeypatch.setattr(time, "sleep", lambda _: last.write_bytes(data))
