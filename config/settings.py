@@ -247,7 +247,7 @@ class AuditSettings(Model):
     """digest, values or off."""
     segment_bytes: Annotated[int, Field(ge=64 * KIB, le=16 * 1024 * MIB)] = 128 * MIB
     """A segment larger than this is closed and the next one begun."""
-    reserve_bytes: Annotated[int, Field(ge=0, le=1024 * MIB)] = 16 * MIB
+    reserve_bytes: Annotated[int, Field(ge=64 * KIB, le=1024 * MIB)] = 16 * MIB
     """Disk space kept for the outcomes of statements that are already running."""
 
 
