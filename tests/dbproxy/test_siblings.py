@@ -27,3 +27,19 @@ def test_foreign_package_of_the_same_name_is_refused(tmp_path: Path, project_roo
     done = subprocess.run([sys.executable, "-c", path + CHECK], cwd="/", capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
     assert f"ForeignPackageError: the package '{name}' would be imported from {tmp_path}" in done.stderr
+
+
+def test_command_line_ends_before_it_imports_a_foreign_package(tmp_path: Path, project_root: Path) -> None:
+    (tmp_path / "config.py").write_text("raise SystemExit('imported')")
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(project_root)!r}]; from dbproxy.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("dbproxy: the package 'config' would be imported from")
+
+
+def test_command_line_runs_as_a_module(project_root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dbproxy", "--help"], cwd=project_root, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "demo" in done.stdout

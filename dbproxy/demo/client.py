@@ -1,0 +1,156 @@
+"""The client that alice uses in the demo: psql where there is one, else asyncpg playing its part."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import ssl
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import asyncpg
+
+from dbproxy.embedded.binaries import find_all
+
+_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Where to connect to, and as whom. ca: the certificate authority to verify the proxy with."""
+
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    database: str
+    ca: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A client that has ended: the command as a person would type it, what it printed, whether it ended well."""
+
+    command: str
+    output: str
+    is_ok: bool
+
+
+class Client(Protocol):
+    """Runs statements in one session."""
+
+    has_tls: bool
+    name: str
+
+    def run(self, login: Login, statements: Sequence[str]) -> Ran: ...
+
+
+class Psql:
+    """A real psql. Without TLS where it was built without."""
+
+    def __init__(self, program: Path, *, has_tls: bool) -> None:
+        self.has_tls = has_tls
+        self.name = "psql" if has_tls else "psql (built without TLS)"
+        self._program = program
+
+    def run(self, login: Login, statements: Sequence[str]) -> Ran:
+        """Run statements as psql -c does: after an error it goes on in the same session."""
+        address = self.address(login)
+        words = [str(self._program), "-X", address]
+        for statement in statements:
+            words += ["-c", statement]
+        done = subprocess.run(  # noqa: S603  # a program found on this machine, no shell
+            words,
+            env={
+                "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+                "PGPASSWORD": login.password,
+                "LC_ALL": "C.UTF-8",
+                "HOME": "/",
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+        shown = " ".join(f'-c "{statement}"' for statement in statements)
+        return Ran(
+            f'psql "host={login.host} port={login.port} user={login.user} dbname={login.database}" {shown}',
+            done.stdout,
+            done.returncode == 0,
+        )
+
+    def address(self, login: Login) -> str:
+        """The connection string, without the password."""
+        tls = f"sslmode=verify-full sslrootcert='{login.ca}'" if self.has_tls else "sslmode=disable"
+        return f"host={login.host} port={login.port} user={login.user} dbname={login.database} connect_timeout=20 {tls}"
+
+
+class Asyncpg:
+    """asyncpg in the part of psql: prints rows and errors in the same form."""
+
+    has_tls = True
+    name = "asyncpg"
+
+    def run(self, login: Login, statements: Sequence[str]) -> Ran:
+        command = "asyncpg: " + "; ".join(statements)
+        try:
+            return Ran(command, *asyncio.run(self._run(login, statements)))
+        except (asyncpg.PostgresError, OSError) as error:
+            return Ran(command, _describe(error), is_ok=False)
+
+    async def _run(self, login: Login, statements: Sequence[str]) -> tuple[str, bool]:
+        context = ssl.create_default_context(cafile=str(login.ca))
+        connection = await asyncpg.connect(
+            host=login.host,
+            port=login.port,
+            user=login.user,
+            password=login.password,
+            database=login.database,
+            ssl=context,
+            timeout=20,
+        )
+        lines, is_ok = [], True
+        try:
+            for statement in statements:
+                try:
+                    rows = await connection.fetch(statement, timeout=_TIMEOUT_S)
+                except asyncpg.PostgresError as error:
+                    lines.append(_describe(error))
+                    is_ok = False
+                else:
+                    is_ok = True
+                    lines += [" | ".join(f"{name}: {value}" for name, value in row.items()) for row in rows]
+                    lines.append(f"({len(rows)} rows)")
+        finally:
+            await connection.close(timeout=10)
+        return "\n".join(lines), is_ok
+
+
+def find_client() -> Client:
+    """Find psql with TLS, else any psql, else asyncpg."""
+    programs = [(each.program("psql"), each.has_tls) for each in find_all() if each.program("psql").exists()]
+    on_path = shutil.which("psql")
+    if on_path and not any(has_tls for _, has_tls in programs):
+        programs.append((Path(on_path), True))  # packaged clients have TLS; only the wheel's has not
+    if not programs:
+        return Asyncpg()
+    program, has_tls = max(programs, key=lambda each: each[1])
+    return Psql(program, has_tls=has_tls)
+
+
+def _describe(error: Exception) -> str:
+    if not isinstance(error, asyncpg.PostgresError):
+        return f"ERROR:  {error}"
+    lines = [f"ERROR:  {error.args[0]}"]
+    for name in ("detail", "hint"):
+        value = getattr(error, name, None)
+        if value:
+            lines.append(f"{name.upper()}:  {value}")
+    return "\n".join(lines)
