@@ -32,10 +32,15 @@ USERS_HEADER = """\
 
 @dataclass(frozen=True, slots=True)
 class Checked(Generic[T]):
-    """A file that was looked at. value: None if there is an error. problems: errors and warnings, in the order of the file."""
+    """A file that was looked at.
+
+    value: None if there is an error. problems: errors and warnings, in the order of the file.
+    rough: the value without the keys that are wrong, to look further; None if that leaves no valid value. Never to be used.
+    """
 
     value: T | None
     problems: tuple[Problem, ...]
+    rough: T | None = None
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -65,7 +70,7 @@ def check_settings(path: Path) -> Checked[Settings]:
     if rough is not None:
         problems += check_relations(rough, document, lost)
         problems += _check_users_file(rough, document)
-    return _checked(settings, problems)
+    return _checked(settings, problems, rough)
 
 
 def load_settings(path: Path) -> Settings:
@@ -123,6 +128,6 @@ def _check_users_file(settings: Settings, document: Document) -> list[Problem]:
     return problems
 
 
-def _checked(value: T | None, problems: list[Problem]) -> Checked[T]:
+def _checked(value: T | None, problems: list[Problem], rough: T | None = None) -> Checked[T]:
     has_errors = any(not problem.is_warning for problem in problems)
-    return Checked(None if has_errors else value, tuple(sorted(problems)))
+    return Checked(None if has_errors else value, tuple(sorted(problems)), rough or value)

@@ -7,7 +7,7 @@ of a file, model.py the result, redundant.py the warnings about rules that do no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
@@ -27,10 +27,14 @@ NO_APPROVER = "approve loads as block, because no approver is configured"
 
 @dataclass(frozen=True, slots=True)
 class CheckedPolicy:
-    """What came of looking at policy files. policy: None if there is an error. problems: errors and warnings."""
+    """What came of looking at policy files.
+
+    policy: None if there is an error. problems: errors and warnings. places: where each rule is written, by name.
+    """
 
     policy: Policy | None
     problems: tuple[Problem, ...]
+    places: Mapping[str, tuple[Document, Path]] = field(default_factory=dict, repr=False)
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -58,7 +62,7 @@ def check_policy(files: Sequence[FilePath]) -> CheckedPolicy:
     checked = compile_policy(contents)
     problems += checked.problems
     has_errors = any(not problem.is_warning for problem in problems)
-    return CheckedPolicy(None if has_errors else checked.policy, tuple(sorted(problems)))
+    return CheckedPolicy(None if has_errors else checked.policy, tuple(sorted(problems)), checked.places)
 
 
 def load_policy(files: Sequence[FilePath]) -> CheckedPolicy:
@@ -77,7 +81,7 @@ def compile_policy(contents: Sequence[tuple[str, bytes]]) -> CheckedPolicy:
         digest.update(len(data).to_bytes(8, "big") + data)
         compiler.read(file, data)
     policy = compiler.finish(digest.hexdigest())
-    return CheckedPolicy(policy, tuple(sorted(compiler.problems)))
+    return CheckedPolicy(policy, tuple(sorted(compiler.problems)), compiler.places)
 
 
 @dataclass(slots=True)
@@ -89,6 +93,7 @@ class _Compiler:
     lists: dict[str, tuple[Document, tuple[str, ...]]] = field(default_factory=dict)
     labels: dict[str, tuple[NamePattern, ...]] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    places: dict[str, tuple[Document, Path]] = field(default_factory=dict)
 
     def read(self, file: str, data: bytes) -> None:
         try:
@@ -108,24 +113,23 @@ class _Compiler:
         for document, spec in self.files:
             self._gather(document, spec)
         rules: list[Rule] = []
-        places: dict[str, tuple[Document, Path]] = {}
         for document, spec in self.files:
             for index, rule in enumerate(spec.rules):
                 place: Path = ("rules", index)
                 compiled = self._rule(document, place, rule)
-                if rule.name in places:
-                    other, _ = places[rule.name]
+                if rule.name in self.places:
+                    other, _ = self.places[rule.name]
                     where = "this file" if other is document else other.file
                     self._error(document, (*place, "name"), f"'{rule.name}' is already the name of a rule in {where}")
                 elif compiled is not None:
                     rules.append(compiled)
-                places.setdefault(rule.name, (document, place))
+                self.places.setdefault(rule.name, (document, place))
         policy = self._policy(tuple(rules), sha256)
         if policy is None or any(not problem.is_warning for problem in self.problems):
             return None
         self._warn_unused()
         for name, text in find_redundant(policy):
-            document, place = places[name]
+            document, place = self.places[name]
             self._warn(document, (*place, "name"), text)
         return policy
 

@@ -1,0 +1,59 @@
+"""What several commands have in common: finding the settings file, and writing answers for people or for programs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from config.errors import Problem
+
+SETTINGS_NAME = "dbproxy.yaml"
+SETTINGS_VARIABLE = "DBPROXY_SETTINGS"
+
+SettingsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--settings",
+        "-s",
+        help=f"Settings file; ${SETTINGS_VARIABLE} or ./{SETTINGS_NAME} when not given.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
+
+
+def settings_path(given: Path | None) -> Path:
+    """The settings file to use."""
+    return given or Path(os.environ.get(SETTINGS_VARIABLE) or SETTINGS_NAME)
+
+
+def write_json(value: object) -> None:
+    """Write one JSON document to standard output."""
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def write_problems(problems: Iterable[Problem]) -> None:
+    """One line per problem, as compilers write them; coloured on a terminal."""
+    console = Console(soft_wrap=True, highlight=False)
+    for problem in problems:
+        console.print(Text(str(problem), style="yellow" if problem.is_warning else "red"))
+
+
+def problem_fields(problem: Problem) -> dict[str, object]:
+    """A problem for JSON."""
+    return {
+        "file": problem.file,
+        "line": problem.line,
+        "column": problem.column,
+        "key": problem.key,
+        "text": problem.text,
+        "severity": "warning" if problem.is_warning else "error",
+    }
