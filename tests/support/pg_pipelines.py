@@ -62,8 +62,11 @@ def frames_seen(data: bytes) -> list[tuple[str, bytes | str]]:
 # --------------------------------------------------------------------------------------------------------- scenarios
 
 
-def random_pipeline(rng: Random, length: int) -> list[bytes]:
-    """Client messages, guided by a direct reference run so that COPY data comes where a client would send it."""
+def random_pipeline(rng: Random, length: int, *, words: tuple[str, ...] = WORDS, marks: float = 1.0) -> list[bytes]:
+    """Client messages, guided by a direct reference run so that COPY data comes where a client would send it.
+
+    words: the model's words to draw from; marks: how often text asks to be refused or held, as a share of the usual.
+    """
     reference = Backend(decide=refuses)
     frames: list[bytes] = []
     serial = 0
@@ -71,13 +74,13 @@ def random_pipeline(rng: Random, length: int) -> list[bytes]:
     def text() -> bytes:
         nonlocal serial
         serial += 1
-        word = rng.choice(ENDS if reference.transaction != "I" and rng.random() < 0.3 else WORDS)
-        marks = ""
+        word = rng.choice(ENDS if reference.transaction != "I" and rng.random() < 0.3 else words)
+        wishes = ""
         for act in ("prepare", "execute", "resume", "query"):
-            chance = rng.random()
-            marks += f" !{act}" if chance < 0.06 else ""
-            marks += f" ?{act}" if 0.05 < chance < 0.15 else ""
-        return f"{word} {serial}{marks}".encode()
+            chance = rng.random() / marks if marks else 1.0
+            wishes += f" !{act}" if chance < 0.06 else ""
+            wishes += f" ?{act}" if 0.05 < chance < 0.15 else ""
+        return f"{word} {serial}{wishes}".encode()
 
     def add(*messages: bytes) -> None:
         for message in messages:
