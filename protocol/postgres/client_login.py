@@ -52,6 +52,7 @@ class LoginOptions:
     """What a listener allows. random_bytes: a source of secrets, such as secrets.token_bytes.
 
     tls: "require" refuses a session without TLS before it asks for a password; "disable" answers N.
+    max_auth_bytes: of one message of either peer; max_server_bytes, max_server_messages: of all that the server says.
     """
 
     random_bytes: Callable[[int], bytes] = field(repr=False)

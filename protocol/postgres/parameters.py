@@ -23,7 +23,7 @@ _EPOCH = dt.datetime(2000, 1, 1)  # noqa: DTZ001 - timestamp without time zone
 _EPOCH_DAY = dt.date(2000, 1, 1)
 
 
-def decode_parameter(type_oid: int, format_code: int, raw: bytes | None) -> tuple[str, str | None]:
+def parse_parameter(type_oid: int, format_code: int, raw: bytes | None) -> tuple[str, str | None]:
     """Name and text of a bound value; None for SQL NULL.
 
     type_oid: 0 if it is not known; format_code: 0 text, 1 binary. An unknown type is named by its OID, "unknown" for 0.
@@ -220,7 +220,7 @@ def _element(element_oid: int, value: bytes | None) -> str:
         return "NULL"
     if element_oid in _ARRAYS:
         raise ValueError("an array of arrays is one array with more dimensions")
-    text = decode_parameter(element_oid, 1, value)[1] or ""
+    text = parse_parameter(element_oid, 1, value)[1] or ""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' if element_oid in _TEXTS else text
 
 

@@ -107,6 +107,7 @@ class _Reader:
     def __init__(self, options: LoginOptions) -> None:
         self._messages_left = options.max_server_messages
         self._bytes_left = options.max_server_bytes
+        self._max_bytes = options.max_auth_bytes
 
     def read(self) -> Generator[Any, Any, tuple[bytes, bytes]]:
         """Type and body of the next message. An ErrorResponse is returned like any other."""
@@ -116,7 +117,7 @@ class _Reader:
         self._bytes_left -= size
         if size < 0:
             raise MalformedMessage(Side.SERVER, "message length is less than its own size")
-        if self._bytes_left < 0 or self._messages_left < 0:
+        if size > self._max_bytes or self._bytes_left < 0 or self._messages_left < 0:
             raise MessageTooLarge(Side.SERVER, "the server sends too much during login")
         body: bytes = (yield ReadExactly(Side.SERVER, size)) if size else b""
         return header[:1], body

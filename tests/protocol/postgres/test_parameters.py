@@ -16,7 +16,7 @@ from psycopg import adapt
 from psycopg.pq import Format
 from psycopg.types.json import Json, Jsonb
 
-from protocol.postgres.parameters import _ARRAYS, _TYPES, MAX_TEXT, decode_parameter
+from protocol.postgres.parameters import _ARRAYS, _TYPES, MAX_TEXT, parse_parameter
 
 
 def dump(value: Any) -> tuple[int, bytes]:
@@ -31,7 +31,7 @@ def dump(value: Any) -> tuple[int, bytes]:
 
 def decode(value: Any) -> tuple[str, str | None]:
     oid, raw = dump(value)
-    return decode_parameter(oid, 1, raw)
+    return parse_parameter(oid, 1, raw)
 
 
 @pytest.mark.parametrize(
@@ -102,39 +102,39 @@ def test_float_agrees_with_psycopg(value: float) -> None:
     ],
 )
 def test_further_binary_values(oid: int, raw: bytes, text: str) -> None:
-    assert decode_parameter(oid, 1, raw)[1] == text
+    assert parse_parameter(oid, 1, raw)[1] == text
 
 
 @pytest.mark.parametrize("oid", [0, 23, 25, 1007, 3802, 99_999])
 def test_text_format_is_shown_as_it_came(oid: int) -> None:
-    assert decode_parameter(oid, 0, b"caf\xc3\xa9 \xff")[1] == "café \\xff"
+    assert parse_parameter(oid, 0, b"caf\xc3\xa9 \xff")[1] == "café \\xff"
 
 
 def test_null_is_none() -> None:
-    assert decode_parameter(23, 0, None) == ("int4", None)
-    assert decode_parameter(0, 1, None) == ("unknown", None)
+    assert parse_parameter(23, 0, None) == ("int4", None)
+    assert parse_parameter(0, 1, None) == ("unknown", None)
 
 
 @pytest.mark.parametrize("format_code", [0, 1])
 def test_bytea_shows_size_and_digest_only(format_code: int) -> None:
-    name, text = decode_parameter(17, format_code, b"canary-bytes")
+    name, text = parse_parameter(17, format_code, b"canary-bytes")
     assert name == "bytea"
     assert text is not None
     assert text.startswith("<12 bytes, sha256 ")
     assert "canary" not in text
     array = struct.pack(">iiIii", 1, 0, 17, 1, 1) + struct.pack(">i", 6) + b"canary"
-    assert "canary" not in (decode_parameter(1001, 1, array)[1] or "")
+    assert "canary" not in (parse_parameter(1001, 1, array)[1] or "")
 
 
 def test_unknown_type_shows_its_size_only() -> None:
-    assert decode_parameter(600, 1, b"canary-16-bytes.") == ("oid 600", "<16 bytes>")
-    assert decode_parameter(0, 1, b"canary") == ("unknown", "<6 bytes>")
+    assert parse_parameter(600, 1, b"canary-16-bytes.") == ("oid 600", "<16 bytes>")
+    assert parse_parameter(0, 1, b"canary") == ("unknown", "<6 bytes>")
 
 
 def test_long_text_is_cut_with_a_note() -> None:
-    _, text = decode_parameter(25, 0, b"x" * 10_000)
+    _, text = parse_parameter(25, 0, b"x" * 10_000)
     assert text == "x" * MAX_TEXT + "… <10000 bytes>"
-    _, text = decode_parameter(25, 1, b"x" + "é".encode() * 5000)
+    _, text = parse_parameter(25, 1, b"x" + "é".encode() * 5000)
     assert text == "x" + "é" * 2047 + "… <10001 bytes>"
     _, text = decode(["y" * 3000] * 50)
     assert text is not None
@@ -164,7 +164,7 @@ def test_long_text_is_cut_with_a_note() -> None:
     ],
 )
 def test_garbage_shows_its_size(oid: int, raw: bytes) -> None:
-    assert decode_parameter(oid, 1, raw)[1] == f"<{len(raw)} bytes>"
+    assert parse_parameter(oid, 1, raw)[1] == f"<{len(raw)} bytes>"
 
 
 def test_every_array_has_a_known_element() -> None:
@@ -183,7 +183,7 @@ def test_every_array_has_a_known_element() -> None:
     ),
 )
 def test_random_bytes_never_raise(oid: int, format_code: int, raw: bytes) -> None:
-    name, text = decode_parameter(oid, format_code, raw)
+    name, text = parse_parameter(oid, format_code, raw)
     assert name
     assert text is not None
     text.encode()
