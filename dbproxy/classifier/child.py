@@ -69,6 +69,8 @@ _ENCODINGS = [
     "utf_16_le",
 ]
 _ENCODINGS += [f"cp{n}" for n in (866, 874, *range(1250, 1259))] + [f"iso8859_{n}" for n in range(2, 11)]
+_LAZY_PACKAGES = ("sqlglot.optimizer",)
+"""What the parser imports only when it meets some rare construct."""
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38  # linux/prctl.h
 
 
@@ -109,9 +111,10 @@ def _load(target: str, dialects: list[str]) -> Classify:
         importlib.import_module(f"encodings.{encoding}")
     module_name, _, function_name = target.partition(":")
     module = importlib.import_module(module_name)
-    package = importlib.import_module(module_name.partition(".")[0])
-    for info in pkgutil.walk_packages(getattr(package, "__path__", ()), package.__name__ + "."):
-        importlib.import_module(info.name)
+    for name in (module_name.partition(".")[0], *_LAZY_PACKAGES):
+        package = importlib.import_module(name)
+        for info in pkgutil.walk_packages(getattr(package, "__path__", ()), name + "."):
+            importlib.import_module(info.name)
     classify: Classify = getattr(module, function_name)
     for dialect in dialects:
         for text in _WARM_UP * 3:
