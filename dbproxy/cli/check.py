@@ -12,7 +12,7 @@ from config.load import check_settings, load_users
 from config.settings import Settings
 from config.users import Users
 from dbproxy.cli.exit import DONE, NO
-from dbproxy.cli.options import JsonOption, problem_fields, settings_path, write_json, write_problems
+from dbproxy.cli.options import JsonOption, count_problems, problem_fields, settings_path, write_json, write_problems
 from dbproxy.policy.against import check_against
 from dbproxy.policy.load import check_policy
 
@@ -33,9 +33,7 @@ def check(
         write_json({"file": str(path), "ok": is_good, "problems": [problem_fields(problem) for problem in problems]})
     else:
         write_problems(problems)
-        print(
-            f"{path}: {'ok' if is_good else 'not usable'} ({len(errors)} errors, {len(problems) - len(errors)} warnings)"
-        )
+        print(f"{path}: {'ok' if is_good else 'not usable'} ({count_problems(problems)})")
     raise typer.Exit(DONE if is_good else NO)
 
 

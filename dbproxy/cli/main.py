@@ -32,7 +32,7 @@ COMMANDS = (
 """Subcommands in the order of --help; each is dbproxy/cli/NAME.py."""
 
 HELP = "A proxy between people and their databases: judges every statement before the server sees it, and records it."
-EXIT = "Exit codes: 0 done, or yes; 1 the answer is no (errors found, verification failed); 2 wrong usage, or it cannot be done."
+EXIT = "Exit codes: 0 done, or yes; 1 the answer is no (errors found, verification failed); 2 wrong usage, or it cannot be done. `dbproxy audit verify` has more."
 
 
 def build(names: Sequence[str]) -> typer.Typer:
@@ -54,9 +54,9 @@ def build(names: Sequence[str]) -> typer.Typer:
         module = importlib.import_module(f"dbproxy.cli.{name}")
         command = getattr(module, name, None)
         if command is not None:
-            root.command(name, epilog=EXIT)(command)
+            root.command(name)(command)
         else:
-            root.add_typer(module.app, name=name, epilog=EXIT, no_args_is_help=True)
+            root.add_typer(module.app, name=name)
     return root
 
 

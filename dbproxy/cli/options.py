@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +45,13 @@ def write_problems(problems: Iterable[Problem]) -> None:
     console = Console(soft_wrap=True, highlight=False)
     for problem in problems:
         console.print(Text(str(problem), style="yellow" if problem.is_warning else "red"))
+
+
+def count_problems(problems: Sequence[Problem]) -> str:
+    """For example "1 error, 2 warnings"."""
+    warnings = sum(problem.is_warning for problem in problems)
+    counts = {"error": len(problems) - warnings, "warning": warnings}
+    return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items())
 
 
 def problem_fields(problem: Problem) -> dict[str, object]:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import orjson
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from config.files import locked_directory
 from config.load import load_settings, load_users, save_users
@@ -57,7 +59,8 @@ def list_people(file: FileOption = None, settings: SettingsOption = None, json: 
             else " ".join(f"{t}:{a}" for t, each in person.accounts.items() for a in each)
         )
         expires = person.expires.isoformat(sep=" ") if person.expires else ""
-        table.add_row(person.name, " ".join(person.groups), accounts or "none", _status(person, now), expires)
+        cells = (person.name, " ".join(person.groups), accounts or "none", _status(person, now), expires)
+        table.add_row(*map(Text, cells))
     Console(highlight=False).print(table)
 
 
@@ -196,7 +199,7 @@ def _find(users: Users, name: str, path: Path) -> Person:
 
 def _person(entry: dict[str, object]) -> Person:
     try:
-        return Person.model_validate_strings({}) if not entry else Person.model_validate(entry, strict=False)
+        return Person.model_validate_json(orjson.dumps(entry))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         cause = first.get("ctx", {}).get("error", first["msg"])

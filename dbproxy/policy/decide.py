@@ -176,8 +176,10 @@ def _is_certain(condition: Condition, effect: Effect, report: Report, context: C
         return False
     if condition.kinds is not None and effect.kind not in condition.kinds:
         return False
-    if condition.flags is not None and condition.flags.isdisjoint(effect.flags):
-        return False
+    if condition.flags is not None and (report.statements != 1 or condition.flags.isdisjoint(effect.flags)):
+        return (
+            False  # the flags of equal acts of several statements are joined, so one may have brought it for the other
+        )
     if condition.tables is not None and not _all_must(condition.tables, (effect.object,), context):
         return False
     if condition.labels is not None:
