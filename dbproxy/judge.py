@@ -7,13 +7,14 @@ Cheap on the way of a query: a text that was seen before costs two dictionary lo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import orjson
+from classifiers.redact import redact
 
 from classifiers.effects import Effect, Kind, LexingState, Report
-from classifiers.redact import redact
 from dbproxy.audit.record import sql_members
+from dbproxy.classifier.pool import ClassifierPool
+from dbproxy.classifier.queue import Request
 from dbproxy.policy.decide import decide
 from dbproxy.policy.model import Action, Context, Decision, Policy
 
@@ -22,24 +23,6 @@ _LARGE_TEXT_BYTES = 8192
 
 _READ_ONLY = frozenset({Kind.DML_READ, Kind.SESSION, Kind.TXN, Kind.METADATA, Kind.EMPTY})
 _SEMANTICS = frozenset({Kind.DYNAMIC, Kind.UNPARSABLE})
-
-
-class Classifier(Protocol):
-    """Where a report comes from when the cache has none: the pool of killable processes."""
-
-    def submit(
-        self,
-        dialect: str,
-        text: bytes,
-        state: LexingState,
-        server_version: int,
-        key: str,
-        done: Callable[[Report], object],
-    ) -> object:
-        """Have text read; done is called once, later. key: who asks, for fairness. Returns what withdraw takes."""
-
-    def withdraw(self, request: object) -> None:
-        """Nobody wants the answer any more."""
 
 
 class Entry:
@@ -91,7 +74,7 @@ class Judge:
         "unparsable",
     )
 
-    def __init__(self, classifier: Classifier, policy: Policy, *, cache_bytes: int) -> None:
+    def __init__(self, classifier: ClassifierPool, policy: Policy, *, cache_bytes: int) -> None:
         self._classifier = classifier
         self._cache_bytes = cache_bytes
         self._caches: dict[tuple[str, LexingState, int], dict[bytes, Entry]] = {}
@@ -121,7 +104,7 @@ class Judge:
         server_version: int,
         key: str,
         done: Callable[[Entry], object],
-    ) -> object:
+    ) -> Request:
         """Have a text read that the cache does not have. done is called later, never at once."""
         self.misses += 1
 
@@ -135,7 +118,7 @@ class Judge:
 
         return self._classifier.submit(dialect, text, state, server_version, key, keep)
 
-    def withdraw(self, request: object) -> None:
+    def withdraw(self, request: Request) -> None:
         """The session is gone; nobody waits for this text."""
         self._classifier.withdraw(request)
 

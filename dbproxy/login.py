@@ -122,7 +122,8 @@ class LoginDriver:
             case ReadExactly(side, size):
                 return await self._wire(side).read_exactly(size)
             case Send(side, data):
-                return await self._wire(side).send(data)
+                await self._wire(side).send(data)
+                return None
             case PeekByte():
                 return await self.client.peek_byte()
             case StartTLS(Side.CLIENT):
@@ -148,7 +149,8 @@ class LoginDriver:
                 return self._gate.issue_key(step, self.progress)
             case Cancel():
                 self.progress.was_cancel = True
-                return await self._gate.cancel(step)
+                await self._gate.cancel(step)
+                return None
         raise TypeError(f"unknown login step {type(step).__name__}")
 
     def _wire(self, side: Side) -> Wire:
@@ -214,11 +216,6 @@ async def dial(target: Target, timeout_s: float) -> Wire:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_s):
-            if target.host.startswith("/"):
-                raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                raw.setblocking(False)  # noqa: FBT003 - the socket API
-                await loop.sock_connect(raw, f"{target.host}/.s.PGSQL.{target.port}")
-                return Wire(raw, target.host)
             failure: OSError | None = None
             for family, address in await _addresses(target.host, target.port):
                 raw = socket.socket(family, socket.SOCK_STREAM)

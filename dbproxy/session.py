@@ -12,15 +12,17 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from classifiers.composition import compose
+
 from classifiers.effects import LexingState, Report
 from dbproxy.audit.ledger import AuditDown
 from dbproxy.audit.record import array_member, encode_text, members, text_member
 from dbproxy.audit.types import EventType
+from dbproxy.classifier.queue import Request
 from dbproxy.dialect import Dialect
 from dbproxy.judge import Entry, Judge, Ruling, make_entry, unknown_report
+from dbproxy.metrics import Counters
 from dbproxy.policy.model import Action, Context
 from dbproxy.transport import Link
 from dbproxy.turn import Turn
@@ -31,14 +33,6 @@ _STATUS = {status: status.value.encode() for status in Status}
 _READY_MAX = 256
 _READY_TEXT_BYTES = 4096
 _UNKNOWN_ENCODING = "UNKNOWN"
-
-
-class Counters(Protocol):
-    """What a session counts for the metrics."""
-
-    def count_statement(self, command: str, action: str) -> None: ...
-
-    def count_result(self, rows: int, received_bytes: int, sent_bytes: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +60,8 @@ class Running:
 class Session:
     """See protocol.contract.Host. Made at the end of login; `begin` gives it its relay and links.
 
-    on_end: called once, when both connections are closed. digest_key: for bound parameters; None: their values are recorded.
+    on_end: called once, when both connections are closed. digest_key: for bound parameters; None: their values are recorded;
+    b"": only how many there are.
     """
 
     __slots__ = (
@@ -98,6 +93,7 @@ class Session:
         "_transaction",
         "_turn",
         "_version",
+        "_write_buffer_bytes",
         "last_active_ns",
         "relay",
         "session_id",
@@ -113,6 +109,7 @@ class Session:
         counters: Counters,
         monotonic_ns: Callable[[], int],
         digest_key: bytes | None,
+        write_buffer_bytes: int,
         on_end: Callable[[Session], None],
     ) -> None:
         self.session_id = start.session_id
@@ -122,6 +119,7 @@ class Session:
         self._counters = counters
         self._monotonic_ns = monotonic_ns
         self._digest_key = digest_key
+        self._write_buffer_bytes = write_buffer_bytes
         self._on_end = on_end
         self._identity = dict(start.identity)
         self._members = members(self._identity)
@@ -140,7 +138,7 @@ class Session:
         self._ready: tuple[dict[bytes, tuple[Ruling, bytes]], ...] = tuple({} for _ in Act)
         self._running: dict[int, Running] = {}
         self._announced: dict[int, None] = {}
-        self._pending: tuple[Statement, int, object] | None = None
+        self._pending: tuple[Statement, int, Request] | None = None
         self._outgoing: list[bytes] = []
         self._totals = [0, 0, 0, 0, 0]  # statements, refused, rows, received bytes, sent bytes
         self._ended = False
@@ -165,6 +163,9 @@ class Session:
         self.relay = relay
         self._client = client
         self._server = server
+        for link in (client, server):
+            if link.transport is not None:
+                link.transport.set_write_buffer_limits(self._write_buffer_bytes)
         server.attach(relay.from_server, lambda: relay.closed(Side.SERVER), self._server_pressure)
         client.attach(self._from_client, lambda: relay.closed(Side.CLIENT), self._client_pressure)
         self._settle_path()
@@ -173,6 +174,12 @@ class Session:
         """End the session: the client is told why."""
         if self.relay is not None:
             self.relay.end(refusal)
+
+    def abort(self) -> None:
+        """Drop both connections; nothing more is said to anybody."""
+        for link in (self._client, self._server):
+            if link is not None and link.transport is not None:
+                link.transport.abort()
 
     def policy_changed(self) -> None:
         """Another policy is in force: what was judged before does not hold for what runs later."""
@@ -375,21 +382,25 @@ class Session:
         return Verdict(refusal)
 
     def _describe_parameters(self, statement: Statement) -> bytes:
+        """Bound parameters: digests need the type's name only, values are decoded."""
         key = self._digest_key
+        if key == b"":
+            return b'"parameter_count":%d' % len(statement.parameters)
+        decode = self._dialect.decode_parameter
+        types = statement.types
         elements: list[bytes] = []
-        for parameter in self._dialect.describe_parameters(statement):
-            raw = parameter.raw
-            kind = parameter.type_name.encode()
+        for index, raw in enumerate(statement.parameters):
+            number = types[index] if index < len(types) else 0
             if raw is None:
-                elements.append(b'{"type":"%b","size":null}' % kind)
+                elements.append(b'{"type":"%b","size":null}' % decode(number, 0, None)[0].encode())
             elif key is not None:
                 digest = hmac.digest(key, raw, "sha256").hex().encode()
-                elements.append(b'{"type":"%b","size":%d,"hmac":"%b"}' % (kind, len(raw), digest))
-            elif parameter.text is None:
-                elements.append(b'{"type":"%b","size":%d}' % (kind, len(raw)))
+                name = decode(number, 0, None)[0].encode()
+                elements.append(b'{"type":"%b","size":%d,"hmac":"%b"}' % (name, len(raw), digest))
             else:
-                value = text_member(b"value", parameter.text.encode("utf-8", "surrogateescape"))
-                elements.append(b'{"type":"%b","size":%d,%b}' % (kind, len(raw), value))
+                name_text, text = decode(number, statement.formats[index], raw)
+                value = text_member(b"value", (text or "").encode("utf-8", "surrogateescape"))
+                elements.append(b'{"type":"%b","size":%d,%b}' % (name_text.encode(), len(raw), value))
         return array_member(b"parameters", elements)
 
     # ---- what became of it --------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Protocol
 from dbproxy.audit.chain import Key
 from dbproxy.audit.ledger import AuditDown, Ledger
 from dbproxy.audit.types import EventType
+from dbproxy.metrics import Counters
 
 
 class Sender(Protocol):
@@ -34,10 +35,18 @@ class Turn:
     INVARIANT: whenever the ledger has unwritten records, a flush is scheduled.
     """
 
-    __slots__ = ("_announcing", "_is_scheduled", "_loop", "ledger", "waiting")
+    __slots__ = ("_announcing", "_counters", "_is_scheduled", "_loop", "_monotonic_ns", "ledger", "waiting")
 
-    def __init__(self, ledger: Ledger, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        loop: asyncio.AbstractEventLoop,
+        counters: Counters,
+        monotonic_ns: Callable[[], int],
+    ) -> None:
         self.ledger = ledger
+        self._counters = counters
+        self._monotonic_ns = monotonic_ns
         self._loop = loop
         self._is_scheduled = False
         self.waiting: dict[str, Sender] = {}
@@ -90,11 +99,15 @@ class Turn:
         self._is_scheduled = False
         revoked: set[str] = set()
         reason = ""
+        before_ns = self._monotonic_ns()
         try:
             self.ledger.flush()
         except AuditDown as down:
+            self._counters.audit_failures += 1
             revoked = {session for session, _ in down.intents} | self._announcing
             reason = down.reason
+        self._counters.audit_ns += self._monotonic_ns() - before_ns
+        self._counters.audit_writes += 1
         if self._announcing:
             self._announcing = set()
         if not self.waiting:

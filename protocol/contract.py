@@ -212,6 +212,14 @@ class Host(Protocol):
 class Relay(Protocol):
     """One client/server pair after login: bytes in, calls on its host out. Never raises but ProtocolError subclasses handled inside."""
 
+    @property
+    def is_busy(self) -> bool:
+        """The server owes an answer; only then is there something to cancel."""
+
+    @property
+    def is_partial(self) -> bool:
+        """The client has begun a message and not ended it."""
+
     def from_client(self, data: bytes) -> None: ...
 
     def from_server(self, data: bytes) -> None: ...

@@ -165,6 +165,10 @@ class PostgresRelay:
         return bool(self._queue)
 
     @property
+    def is_partial(self) -> bool:
+        return bool(self._client_tail or self._client_owed or self._client_left)
+
+    @property
     def transaction(self) -> Transaction:
         """As the server reported it last."""
         return self._transaction
