@@ -106,11 +106,11 @@ def verify_directory(directory: Path, *, progress: Progress | None = None, settl
     """
     try:
         slots = find_segments(directory)
+        total = sum(path.stat().st_size for segments in slots.values() for _, path in segments)
     except OSError as error:
         return _unreadable(str(directory), error.strerror or str(error))
     if not slots:
         return _unreadable(str(directory), "there is no ledger here (no file audit-<slot>-<number>.jsonl)")
-    total = sum(path.stat().st_size for segments in slots.values() for _, path in segments)
     meter = _Meter(progress, total)
     chains = []
     for slot in sorted(slots):
@@ -406,7 +406,9 @@ class _ChainCheck:
     # --- the end ---------------------------------------------------------------------------------------------------------------
 
     def _finish(self, directory: Path) -> None:
-        if self._ended == "rotated":
+        if self._ended == "rotated" and not self._is_whole:
+            self._note(f"what follows {self._file} was not given")
+        elif self._ended == "rotated":
             raise self._bad("the segment says that another follows, and there is none", status=Status.TRUNCATED)
         if self._is_whole:
             known = (f"audit-{self._result.slot}.reserve",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from rich.text import Text
 from config.errors import ConfigError
 from config.load import load_settings
 from dbproxy.audit.schema import read_schema
+from dbproxy.audit.segment import parse_segment_name
 from dbproxy.audit.tail import DAMAGED, Filter, Record, Tail, clean, describe
 from dbproxy.audit.verify import ChainResult, Result, Status, verify_directory, verify_files
 
@@ -55,7 +57,7 @@ def verify(
         def show(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        if len(paths) == 1 and not paths[0].is_file():
+        if len(paths) == 1 and parse_segment_name(paths[0].name) is None:
             result = verify_directory(paths[0], progress=show, settle_s=_SETTLE_S)
         else:
             result = verify_files(paths, progress=show, settle_s=_SETTLE_S)
@@ -124,12 +126,11 @@ def _unreadable(message: str) -> typer.Exit:
 def _progress(paths: list[Path]) -> Progress:
     """A bar on standard error, shown only when there is much to do and someone to see it."""
     console = Console(stderr=True)
-    size = sum(
-        file.stat().st_size
-        for path in paths
-        for file in (path.glob("*.jsonl") if path.is_dir() else [path])
-        if file.is_file()
-    )
+    size = 0
+    with suppress(OSError):  # what cannot be read is the verifier's to report
+        size = sum(
+            file.stat().st_size for path in paths for file in (path.glob("*.jsonl") if path.is_dir() else [path])
+        )
     return Progress(
         "{task.description}",
         BarColumn(),

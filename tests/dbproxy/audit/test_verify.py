@@ -355,8 +355,7 @@ def test_a_missing_torn_file_is_found(tmp_path: Path) -> None:
 def test_single_segments_can_be_verified(tmp_path: Path, log: Files) -> None:
     put(tmp_path / "work", log)
     for name in segment_names(log):
-        result = verify_files([tmp_path / "work" / name])
-        assert result.status is Status.OK or "another follows" in (result.problem.what if result.problem else "")
+        assert verify_files([tmp_path / "work" / name]).status is Status.OK
     result = verify_files([tmp_path / "work" / name for name in segment_names(log)[1:]])
     assert result.status is Status.OK
     assert "not given" in result.chains[0].notes[0]
