@@ -1,0 +1,58 @@
+"""One case of a case file to one answer line: the pure part of `dbproxy classify --jsonl`.
+
+A case has sql or sql_hex (with charset), and optionally session: statements that ran before on the same connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from classifiers.classify import classify
+from classifiers.composition import compose, remember
+from classifiers.effects import LexingState, Report
+
+Answer = dict[str, Any]
+
+
+def answer_case(case: Mapping[str, Any], dialect: str = "postgres") -> Answer:
+    """Classify a case after its session. Returns id, kinds, reads, writes, flags, columns and functions; the caller adds ms."""
+    state = LexingState(encoding=str(case.get("charset") or "UTF8").upper())
+    names: dict[str, Report] = {}
+    version = 0
+    for earlier in case.get("session") or ():
+        report = classify(dialect, str(earlier).encode(), state, version)
+        names = remember(report, names)
+        state = advance_state(str(earlier), state)
+    text = (
+        bytes.fromhex(case["sql_hex"]) if case.get("sql_hex") else str(case["sql"]).encode("utf-8", "surrogateescape")
+    )
+    report = compose(classify(dialect, text, state, version), names)
+    return {"id": case.get("id", ""), **describe_report(report)}
+
+
+def advance_state(statement: str, state: LexingState) -> LexingState:
+    """The state after an earlier SET of a case. A real session takes it from what the server reports instead."""
+    words = statement.replace("=", " ").replace("'", " ").replace(";", " ").lower().split()
+    if words[:1] != ["set"]:
+        return state
+    words = [word for word in words[1:] if word not in ("to", "session", "local")]
+    if words[:1] == ["standard_conforming_strings"]:
+        return replace(state, standard_conforming_strings=words[1:2] not in (["off"], ["false"], ["0"], ["no"]))
+    if words[:1] in (["client_encoding"], ["names"]) and len(words) > 1:
+        return replace(state, encoding=words[1].upper().replace("-", ""))
+    return state
+
+
+def describe_report(report: Report) -> Answer:
+    columns = [f"{e.object}.{column}" for e in report.effects if e.object for column in e.columns]
+    return {
+        "kinds": sorted(report.kinds),
+        "reads": list(report.reads),
+        "writes": list(report.writes),
+        "flags": sorted(report.flags),
+        "columns": list(dict.fromkeys(columns)),
+        "functions": list(report.functions),
+        "reason": report.reason,
+    }

@@ -1,0 +1,57 @@
+"""Functions, operators and types that a PostgreSQL statement uses, put into the draft of its report."""
+
+from __future__ import annotations
+
+from classifiers.builtins_postgres import OPERATORS
+from classifiers.draft import Draft
+from classifiers.effects import Kind
+from classifiers.functions_postgres import find_meaning
+from classifiers.settings_postgres import UNKNOWN_SETTING_FLAGS, find_setting_flags, is_neutral_setting
+from classifiers.types_postgres import is_builtin_type
+
+_GRAMMAR_OPERATORS = frozenset(["=", "<>", "!=", "<", ">", "<=", ">=", "*"])
+
+
+def note_function(draft: Draft, parts: tuple[str, ...], kind: Kind = Kind.DML_READ) -> None:
+    """kind: of the statement that calls it; flags of a harmless-looking call are attached to that."""
+    draft.functions[".".join(parts)] = None
+    meaning = find_meaning(parts)
+    if meaning.kinds:
+        for each in meaning.kinds:
+            draft.act(each, "", "", *meaning.flags)
+    elif meaning.flags:
+        draft.act(kind, "", "", *meaning.flags)
+    if Kind.DYNAMIC in meaning.kinds:
+        draft.is_neutral = False
+        draft.reason = draft.reason or "a function runs whose effect cannot be seen"
+    if parts[-1] == "set_config":
+        draft.is_neutral = False
+
+
+def note_set_config(draft: Draft, setting: str | None) -> None:
+    """setting: the first argument where it is a plain string, None where it is computed."""
+    flags = UNKNOWN_SETTING_FLAGS if setting is None else find_setting_flags(setting)
+    draft.act(Kind.SESSION, "", "", *flags, "function_side_effect")
+    if setting is None or not is_neutral_setting(setting):
+        draft.is_neutral = False
+
+
+def note_operator(draft: Draft, schema: str, operator: str) -> None:
+    """An operator that is not the server's own runs a function that cannot be seen."""
+    if operator not in OPERATORS and operator not in _GRAMMAR_OPERATORS:
+        known = False
+    else:
+        known = schema in ("", "pg_catalog")
+    if not known:
+        draft.act(Kind.DYNAMIC, "", "", "unknown_function")
+        draft.is_neutral = False
+        draft.reason = draft.reason or "an operator runs a function that cannot be seen"
+
+
+def note_type(draft: Draft, parts: tuple[str, ...]) -> None:
+    """A cast to a type that is not the server's own can run a cast function or a domain's check."""
+    if not is_builtin_type(parts):
+        draft.functions["cast:" + ".".join(parts)] = None
+        draft.act(Kind.DYNAMIC, "", "", "unknown_function")
+        draft.is_neutral = False
+        draft.reason = draft.reason or "a cast to a type that is not built in can run code"

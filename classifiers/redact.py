@@ -1,0 +1,109 @@
+"""Where secrets stand in a text, and the text without them. Needs no parse: works on whatever arrives, in linear time.
+
+Redacts too much rather than too little: in a text about roles, servers, subscriptions or connections every literal that can be a secret
+goes, and a literal that holds "password" goes wherever it is.
+"""
+
+from __future__ import annotations
+
+import re
+
+from classifiers.effects import LexingState
+from classifiers.lexer_postgres import lex
+from classifiers.tokens import STRING, WORD, Token, Unreadable
+
+_HINT = re.compile(
+    rb"passw|pwd|secret|conninfo|connection|credential|dblink|apikey|api_key|token|crypt|digest|hmac|://|\\0|u&|md5|scram",
+    re.IGNORECASE,
+)
+"""A text without any of these holds nothing that is looked for: U& spellings of a keyword are not keywords."""
+_SECRET_TEXT = re.compile(
+    r"passw|pwd|secret|sslkey|passfile|scram-sha|md5[0-9a-f]{32}|api_?key|access_?key|credential|://[^\s/@:]*:[^\s/@]*@|token",
+    re.IGNORECASE,
+)
+"""A literal like this is a secret or holds one: a connection string, a URL with a password, a verifier, a nested statement."""
+_AFTER = frozenset(["PASSWORD", "PASSWD", "PASSPHRASE", "PASSCODE", "PWD", "SECRET", "CONNECTION"])
+_SECRET_NAME = re.compile(
+    r"passw|pwd|secret|api_?key|access_?key|token|credential|passphrase|sslkey|private_?key", re.IGNORECASE
+)
+_CALLS = frozenset(["crypt", "digest", "hmac", "pgp_sym_encrypt", "pgp_sym_decrypt", "pgp_sym_encrypt_bytea", "pgp_sym_decrypt_bytea",
+                    "pgp_pub_decrypt", "pgp_pub_decrypt_bytea", "encrypt", "decrypt", "encrypt_iv", "decrypt_iv"])  # fmt: skip
+_FALLBACK_LITERAL = re.compile(rb"'(?:[^'\\]|\\.|'')*+'?|\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$", re.DOTALL)
+
+
+def find_secret_spans(dialect: str, text: bytes, state: LexingState) -> tuple[tuple[int, int], ...]:
+    """Byte offsets of literals that must never be stored, quotes included, in order and not overlapping.
+
+    A text that cannot be lexed and holds a hint of a secret is redacted from its first quote to its end.
+    Raises ValueError for an unknown dialect.
+    """
+    if dialect != "postgres":
+        raise ValueError("unknown dialect")
+    if _HINT.search(text) is None:
+        return ()
+    try:
+        tokens = lex(text, state)
+    except Unreadable:
+        return _spans_of_unreadable(text)
+    spans = [(t.start, t.end) for index, t in enumerate(tokens) if t.kind == STRING and _is_secret(text, tokens, index)]
+    return tuple(spans)
+
+
+def _spans_of_unreadable(text: bytes) -> tuple[tuple[int, int], ...]:
+    quotes = [at for at in (text.find(b"'"), text.find(b"$"), text.find(b'"')) if at >= 0]
+    return ((min(quotes), len(text)),) if quotes else ()
+
+
+def _is_secret(text: bytes, tokens: list[Token], index: int) -> bool:
+    token = tokens[index]
+    value = token.value if token.value is not None else text[token.start : token.end].decode("latin-1")
+    if token.value is None or _SECRET_TEXT.search(value):
+        return True
+    before = tokens[index - 1] if index else None
+    if before is None:
+        return False
+    if before.text in ("=", "=>", ":=", "TO") or before.text == "(":
+        name = tokens[index - 2] if index > 1 else None
+        if name is not None and name.value and name.kind != STRING:
+            if _SECRET_NAME.search(name.value) or (before.text == "(" and name.value in _CALLS):
+                return True
+    if before.text in _AFTER or (
+        before.kind != STRING and before.value and before.kind == WORD and _SECRET_NAME.search(before.value)
+    ):
+        return True
+    if before.value and before.kind != STRING and before.text == "" and _SECRET_NAME.search(before.value):
+        return True
+    if before.text == ",":
+        return _follows_secret_argument(tokens, index)
+    return False
+
+
+def _follows_secret_argument(tokens: list[Token], index: int) -> bool:
+    """The later arguments of crypt('…', …), set_config('app.secret', '…') and the like."""
+    at = index - 1
+    steps = 0
+    while at > 0 and steps < 12:
+        token = tokens[at]
+        if token.kind == STRING and token.value and _SECRET_NAME.search(token.value):
+            return True
+        if token.text == "(":
+            name = tokens[at - 1]
+            return (
+                bool(name.value)
+                and name.kind != STRING
+                and (name.value in _CALLS or (name.value or "").startswith("dblink"))
+            )
+        at -= 1
+        steps += 1
+    return False
+
+
+def redact(text: bytes, spans: tuple[tuple[int, int], ...], mark: bytes = b"'***'") -> bytes:
+    """The text with each span replaced by the mark. spans: ordered, not overlapping."""
+    parts: list[bytes] = []
+    at = 0
+    for start, end in spans:
+        parts += [text[at:start], mark]
+        at = end
+    parts.append(text[at:])
+    return b"".join(parts)
