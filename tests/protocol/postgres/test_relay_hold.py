@@ -1,7 +1,7 @@
 """Statements that are held for an answer, and the other reasons for which the client's bytes wait."""
 
 from support import pg_bytes as pg
-from support.recorder import refuse
+from support.recorder import Answered, feed, refuse
 from support.relays import Pair, play
 
 from protocol.contract import FORWARD, Side
@@ -295,31 +295,46 @@ def test_answer_of_a_held_statement_waits_for_the_hosts_hold() -> None:
 
 
 def test_ask_runs_between_the_clients_statements_and_stays_hidden() -> None:
-    play("""
-        ! ask "SHOW search_path"
-        = > Query "SHOW search_path"
-        > Query "select 1"
-        < ParameterStatus "a", "b"
-        < RowDescription
-        < DataRow ["public"]
-        < CommandComplete "SHOW"
-        < ReadyForQuery "I"
-        = < ParameterStatus "a", "b"
-        = parameter "a", "b"
-        = answered "public"
-        = judge 1, "QUERY", b"select 1"
-        = > Query "select 1"
-    """)
+    """The unnamed statement and portal belong to the client, so the question goes under the reserved name."""
+    for step in (0, 1):
+        pair = Pair().client(pg.parse("", "mine"), pg.bind(), pg.sync())
+        pair.server(pg.parse_complete(), pg.bind_complete(), pg.ready("T"))
+        pair.to_server(), pair.to_client()
+        assert pair.relay.ask(b"SHOW search_path")
+        asked = pg.split(pair.to_server())
+        assert not any(kind == "Q" for kind, _ in asked)
+        assert all(b"_dbproxy" in body for kind, body in asked if kind != "S")
+        feed(pair.relay, Side.CLIENT, pg.bind() + pg.execute() + pg.sync(), step=step)
+        assert pair.to_server() == b""
+        feed(pair.relay, Side.SERVER, pg.parameter_status("a", "b") + _replies(asked, "public", "T"), step=step)
+        assert Answered("public") in pair.host.calls
+        assert pair.to_client() == pg.parameter_status("a", "b")
+        assert pair.to_server() == pg.bind() + pg.execute() + pg.sync()
+        assert pair.host.judged()[-1].text == b"mine"
 
 
-def test_ask_that_fails_answers_none() -> None:
-    play("""
-        ! ask "SHOW nothing"
-        = > Query "SHOW nothing"
-        < ErrorResponse "42704"
-        < ReadyForQuery "I"
-        = answered None
-    """)
+def _replies(asked: list[tuple[str, bytes]], value: str, state: str) -> bytes:
+    """What the server says to the messages of ask."""
+    rows = pg.data_row([value]) + pg.command_complete("SHOW")
+    answers = {
+        "C": pg.close_complete(),
+        "P": pg.parse_complete(),
+        "B": pg.bind_complete(),
+        "E": rows,
+        "D": pg.row_description(),
+    }
+    return b"".join(answers[kind] for kind, _ in asked if kind in answers) + pg.ready(state)
+
+
+def test_ask_that_fails_answers_none_and_stays_hidden() -> None:
+    pair = Pair()
+    assert pair.relay.ask(b"SHOW nothing")
+    pair.server(pg.close_complete(), pg.error("42704"), pg.ready())
+    assert Answered(None) in pair.host.calls
+    assert pair.to_client() == b""
+    assert not pair.host.closed
+    pair.to_server()
+    assert pair.client(pg.query("next")).to_server() == pg.query("next")
 
 
 def test_ask_is_declined_while_anything_is_open() -> None:
@@ -338,11 +353,3 @@ def test_ask_is_declined_inside_an_open_group() -> None:
     pair.server(pg.parse_complete(), pg.bind_complete(), pg.command_complete("INSERT 0 1")).to_server()
     assert not pair.relay.ask(b"SHOW x")
     assert pair.to_server() == b""
-
-
-def test_ask_is_declined_while_it_would_destroy_the_clients_unnamed_objects() -> None:
-    pair = Pair().client(pg.parse("", "a"), pg.sync()).server(pg.parse_complete(), pg.ready())
-    assert not pair.relay.ask(b"SHOW x")
-    pair = Pair().client(pg.parse("s", "rows"), pg.bind("", "s"), pg.execute("", 1), pg.sync())
-    pair.server(pg.parse_complete(), pg.bind_complete(), pg.data_row(), pg.portal_suspended(), pg.ready("T"))
-    assert not pair.relay.ask(b"SHOW x")
