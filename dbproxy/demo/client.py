@@ -79,12 +79,10 @@ class Psql:
             timeout=_TIMEOUT_S,
             check=False,
         )
+        tls = " sslmode=verify-full sslrootcert=..." if self.has_tls else ""
         shown = " ".join(f'-c "{statement}"' for statement in statements)
-        return Ran(
-            f'psql "host={login.host} port={login.port} user={login.user} dbname={login.database}" {shown}',
-            done.stdout,
-            done.returncode == 0,
-        )
+        command = f'psql "host={login.host} port={login.port} user={login.user} dbname={login.database}{tls}" {shown}'
+        return Ran(command, done.stdout, done.returncode == 0)
 
     def address(self, login: Login) -> str:
         """The connection string, without the password."""

@@ -44,7 +44,7 @@ class Screen:
         self._console.print(Rule(Text(f"{self._step}. {title}", style="bold"), align="left", style="dim"))
 
     def note(self, text: str) -> None:
-        self._console.print(Text(text, style="dim"))
+        self._console.print(Text(text, style="dim"), soft_wrap=True)
 
     def problem(self, text: str) -> None:
         """Why the tour cannot go on."""
@@ -73,7 +73,7 @@ class Screen:
         else:
             self.failed.append(what)
         mark, style = ("✓", "green") if is_true else ("✗", "bold red")
-        self._console.print(Text.assemble((f"  {mark} ", style), (what, "" if is_true else "bold red")))
+        self._console.print(Text.assemble((f"  {mark} ", style), (what, "" if is_true else "bold red")), soft_wrap=True)
 
     def result(self) -> None:
         """The last line of the tour."""
@@ -83,6 +83,6 @@ class Screen:
                 Text(f"{len(self.failed)} of {len(self.failed) + self.held} claims do not hold:", style="bold red")
             )
             for what in self.failed:
-                self._console.print(Text(f"  ✗ {what}", style="red"))
+                self._console.print(Text(f"  ✗ {what}", style="red"), soft_wrap=True)
         else:
             self._console.print(Text(f"All {self.held} claims were checked and hold.", style="bold green"))

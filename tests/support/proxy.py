@@ -34,6 +34,8 @@ START_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 30
 PEOPLE_PASSWORDS = {"alice": "alice-pw", "bob": "bob-pw", "carol": "carol-pw"}
 PEOPLE_GROUPS = {"alice": ["dba"], "bob": ["dba", "dba-leads"], "carol": []}
+# What a target must be willing to do for each account of support.servers.
+ACCOUNT_AUTH = {"md5_user": ["md5"], "clear_user": ["password"], "trust_user": ["trust"], "cert_user": ["cert"]}
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -163,18 +165,21 @@ class Proxy:
         self.process.wait(10)
 
 
-def settings_for(server: PostgresServer, folder: Path, *, policy: str, env: str, database: str) -> dict[str, Any]:
+def settings_for(
+    server: PostgresServer, folder: Path, *, policy: str, env: str, database: str, accounts: Sequence[str]
+) -> dict[str, Any]:
     """Settings as a dict of plain values, to be changed by a test before it is written."""
     is_shipped = "\n" not in policy
     if not is_shipped:
         _write(folder / "policy.yaml", policy)
-    accounts = []
-    for name, password in PASSWORDS.items():
+    entries = []
+    for name in accounts:
+        password = PASSWORDS[name]
         account: dict[str, Any] = {"name": name, "user": name}
         if password:
             _write(folder / f"{name}.password", password)
             account["password"] = f"${{file:{name}.password}}"
-        accounts.append(account)
+        entries.append(account)
     tls: dict[str, Any] = {"mode": "disable"}
     if server.ca is not None and server.client is not None:
         tls = {
@@ -201,9 +206,13 @@ def settings_for(server: PostgresServer, folder: Path, *, policy: str, env: str,
                 "env": env,
                 "database": database,
                 "tls": tls,
-                "accept_auth": ["scram-sha-256-plus", "scram-sha-256"],
-                "accounts": accounts,
-                "default_account": "app",
+                "accept_auth": [
+                    "scram-sha-256-plus",
+                    "scram-sha-256",
+                    *(auth for name in accounts for auth in ACCOUNT_AUTH.get(name, [])),
+                ],
+                "accounts": entries,
+                "default_account": accounts[0],
             }
         ],
         "users": {"auth": "local", "file": "users.yaml"},
@@ -221,6 +230,7 @@ def running_proxy(
     policy: str = "observe",
     env: str = "prod",
     database: str = "postgres",
+    accounts: Sequence[str] = ("app",),
     change: Callable[[dict[str, Any]], None] = lambda settings: None,
     environment: Mapping[str, str] | None = None,
     arguments: Sequence[str] = (),
@@ -228,16 +238,17 @@ def running_proxy(
 ) -> Iterator[Proxy]:
     """Run `dbproxy serve` until the block ends.
 
-    policy: `observe`, `default`, or the text of a policy file. change: edits the settings dict before it is written.
+    policy: `observe`, `default`, or the text of a policy file. accounts: of support.servers, the first one is the
+    default. change: edits the settings dict before it is written.
     On leaving, the proxy must have ended with status 0 and without a traceback, unless is_clean_end_expected is False.
     """
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     ca = CertificateAuthority(folder)
     ca.issue("proxy", "localhost")
-    settings = settings_for(server, folder, policy=policy, env=env, database=database)
+    settings = settings_for(server, folder, policy=policy, env=env, database=database, accounts=accounts)
     change(settings)
-    _write(folder / "users.yaml", yaml.safe_dump(_users()))
+    _write(folder / "users.yaml", yaml.safe_dump(_users(accounts)))
     _write(folder / "dbproxy.yaml", yaml.safe_dump(settings, sort_keys=False))
     with (folder / "stderr.log").open("wb") as log, (folder / "stdout.log").open("wb") as out:
         # An unclosed socket or file of the proxy shows up in its messages, and fails the test below.
@@ -299,15 +310,14 @@ def scram_verifier(password: str, iterations: int = 4096) -> str:
     return f"SCRAM-SHA-256${iterations}:{text[0]}${text[1]}:{text[2]}"
 
 
-def _users() -> dict[str, Any]:
-    accounts = {"shop": list(PASSWORDS)}
+def _users(accounts: Sequence[str]) -> dict[str, Any]:
     people = [
         {
             "name": name,
             "groups": PEOPLE_GROUPS[name],
             "verifier": scram_verifier(password),
-            "accounts": accounts,
-            "default_account": "app",
+            "accounts": {"shop": list(accounts)},
+            "default_account": accounts[0],
         }
         for name, password in PEOPLE_PASSWORDS.items()
     ]
