@@ -109,6 +109,12 @@ class LoginDriver:
                 step = steps.send(answer) if fault is None else steps.throw(fault)
             except StopIteration:
                 return None
+            except LoginRefused as refused:
+                authorization = self.progress.authorization
+                # Once the server is connected, only its own refusal of the person's password ends as a failed login.
+                if self.server and authorization and authorization.is_personal and refused.refusal.why is Why.LOGIN:
+                    self._attempt.refused_by_server()
+                raise
             if isinstance(step, Ready):
                 return step
             answer = fault = None

@@ -123,7 +123,7 @@ def parse_function_call(body: bytes) -> tuple[int, tuple[int, ...], tuple[bytes 
 def parse_parameter_status(body: bytes) -> tuple[str, str]:
     """ParameterStatus → (name, value)."""
     parts = body.split(b"\0")
-    if len(parts) != 3 or parts[2]:
+    if len(parts) != 3 or parts[2] or not parts[0]:
         raise MalformedMessage(Side.SERVER, "ParameterStatus is not two terminated strings")
     return parts[0].decode("utf-8", "replace"), parts[1].decode("utf-8", "replace")
 

@@ -24,6 +24,7 @@ from protocol.login import (
 )
 from protocol.postgres.client_login import LoginOptions
 from protocol.postgres.errors_wire import INVALID_PASSWORD, CodedRefused
+from protocol.postgres.messages import parse_parameter_status
 from protocol.postgres.startup import CANCEL_REQUEST, MAX_SIZE, SSL_REQUEST
 from protocol.postgres.wire import message, parse_report
 from protocol.scram import SCRAM, SCRAM_PLUS, ClientExchange
@@ -244,7 +245,7 @@ def _collect(reader: _Reader) -> Generator[Any, Any, ServerSession]:
     while True:
         kind, body = yield from reader.read()
         if kind == b"S":
-            parameters.append(_parse_parameter_status(body))
+            parameters.append(parse_parameter_status(body))
             frames.append(message(kind, body))
         elif kind == b"N":
             parse_report(body)
@@ -264,10 +265,3 @@ def _collect(reader: _Reader) -> Generator[Any, Any, ServerSession]:
             )
         else:
             raise UnexpectedMessage(Side.SERVER, "unexpected message before the server is ready")
-
-
-def _parse_parameter_status(body: bytes) -> tuple[str, str]:
-    parts = body.split(b"\0")
-    if len(parts) != 3 or parts[2] or not parts[0]:
-        raise MalformedMessage(Side.SERVER, "ParameterStatus is not two terminated strings")
-    return parts[0].decode("utf-8", "replace"), parts[1].decode("utf-8", "replace")

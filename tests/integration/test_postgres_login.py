@@ -11,6 +11,7 @@ import json
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,16 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def limit_failures(self, per_user: int) -> None:
+        self._identity.throttle.configure(1000, per_user, 60.0)
+
+    def wait_for_event(self, event: str) -> None:
+        """The client learns of its refusal a moment before the driver has returned."""
+        deadline = time.monotonic() + 5
+        while not any(getattr(end, "event", "") == event for end in self.ends):
+            assert time.monotonic() < deadline, f"no login ended with {event}: {self.ends}"
+            time.sleep(0.01)
 
     def start(self) -> None:
         self._thread.start()
@@ -230,7 +241,7 @@ def test_server_that_asks_for_something_else_gets_nothing(
     proxy = make(postgres_tls, others)
     with pytest.raises(psycopg.OperationalError, match="login method that is not allowed"):
         proxy.connect(f"alice+{account}")
-    assert proxy.ends[-1].event == "server_auth_downgrade"
+    proxy.wait_for_event("server_auth_downgrade")
 
 
 @pytest.mark.parametrize(
@@ -301,5 +312,10 @@ def test_upstream_login_takes_the_role_s_own_password(make: Any, postgres: Postg
         assert connection.execute("select current_user").fetchone() == ("app",)
     with pytest.raises(psycopg.OperationalError, match='password authentication failed for user "app"'):
         proxy.connect("app", "wrong")
+    proxy.limit_failures(1)
+    with pytest.raises(psycopg.OperationalError, match='password authentication failed for user "app"'):
+        proxy.connect("app", PASSWORDS["app"])
+    proxy.wait_for_event("login_throttled")
+    proxy.limit_failures(10)
     with pytest.raises(psycopg.OperationalError, match="inside TLS only"):
         proxy.connect("app", PASSWORDS["app"], sslmode="disable")
