@@ -34,12 +34,27 @@ from typing import Any, NamedTuple
 import orjson
 
 from classifiers.effects import LexingState, Report
-from dbproxy.classifier.frames import FRAME, MAX_ANSWER_BYTES, OUT_OF_MEMORY, report_fields, unparsable
+from dbproxy.classifier.frames import (
+    FRAME,
+    MAX_ANSWER_BYTES,
+    OUT_OF_MEMORY,
+    SCRUB,
+    Spans,
+    report_fields,
+    unparsable,
+    whole,
+)
 
 ORDER = struct.Struct("!c3xI")
 FORK, KILL = b"F", b"K"
 
-Classify = Callable[[str, bytes, LexingState, int], Report]
+
+class Reader(NamedTuple):
+    """What a child can do with a text. classify: see classifiers.classify; scrub: see classifiers.redact.find_secret_spans."""
+
+    classify: Callable[[str, bytes, LexingState, int], Report]
+    scrub: Callable[[str, bytes, LexingState], Spans]
+
 
 _WARM_UP = (
     b"SELECT a.x, count(*) FROM s.t a LEFT JOIN u USING (id) WHERE a.y = $1 AND b IN (1, 'x') GROUP BY 1 ORDER BY 2 LIMIT 5",
@@ -81,10 +96,12 @@ class ChildLimits(NamedTuple):
     cpu_s: int
 
 
-def main(control_fd: int, proxy_pid: int, target: str, dialects: str, memory_bytes: int, cpu_s: int) -> None:
+def main(
+    control_fd: int, proxy_pid: int, classify: str, scrub: str, dialects: str, memory_bytes: int, cpu_s: int
+) -> None:
     """Run as the template until the proxy closes the control socket.
 
-    target: "module:function" with the signature of classifiers.classify.classify; dialects: comma-separated, each is warmed up.
+    classify, scrub: "module:function" for the two fields of Reader; dialects: comma-separated, each is warmed up.
     """
     _die_with_parent(proxy_pid)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -95,34 +112,38 @@ def main(control_fd: int, proxy_pid: int, target: str, dialects: str, memory_byt
     # sqlglot logs whole statements, passwords included, at WARNING.
     logging.disable(logging.CRITICAL)
     try:
-        classify = _load(target, dialects.split(","))
+        reader = _load(classify, scrub, dialects.split(","))
     except BaseException as error:  # noqa: BLE001 - the proxy is to be told why, whatever it is
         _tell(control, {"failed": f"{type(error).__name__}: {error}"[:300]})
         return
     gc.collect()
     gc.freeze()  # what is here now is never freed: children share its pages and their collector skips it
     _tell(control, {"ready": True})
-    _serve_orders(control, classify, ChildLimits(memory_bytes, cpu_s))
+    _serve_orders(control, reader, ChildLimits(memory_bytes, cpu_s))
 
 
-def _load(target: str, dialects: list[str]) -> Classify:
+def _load(classify: str, scrub: str, dialects: list[str]) -> Reader:
     """Import all that a child may ever need, since a child can open no file, and run it once."""
     for encoding in _ENCODINGS:
         importlib.import_module(f"encodings.{encoding}")
-    module_name, _, function_name = target.partition(":")
-    module = importlib.import_module(module_name)
-    for name in (module_name.partition(".")[0], *_LAZY_PACKAGES):
+    for name in (classify.partition(":")[0].partition(".")[0], *_LAZY_PACKAGES):
         package = importlib.import_module(name)
         for info in pkgutil.walk_packages(getattr(package, "__path__", ()), name + "."):
             importlib.import_module(info.name)
-    classify: Classify = getattr(module, function_name)
+    reader = Reader(_find(classify), _find(scrub))
     for dialect in dialects:
         for text in _WARM_UP * 3:
-            report_fields(classify(dialect, text, LexingState(), 0))
-    return classify
+            reader.scrub(dialect, text, LexingState())
+            report_fields(reader.classify(dialect, text, LexingState(), 0))
+    return reader
 
 
-def _serve_orders(control: socket.socket, classify: Classify, limits: ChildLimits) -> None:
+def _find(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _serve_orders(control: socket.socket, reader: Reader, limits: ChildLimits) -> None:
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
@@ -146,7 +167,7 @@ def _serve_orders(control: socket.socket, classify: Classify, limits: ChildLimit
             with socket.socket(fileno=fds[0]) as channel:
                 pid = os.fork()
                 if pid == 0:
-                    _become_child(channel, control, (wake_read, wake_write), classify, limits)
+                    _become_child(channel, control, (wake_read, wake_write), reader, limits)
             children[pid] = number
             _tell(control, {"started": number, "pid": pid})
         else:
@@ -184,7 +205,7 @@ def _tell(control: socket.socket, event: dict[str, Any]) -> None:
 
 
 def _become_child(
-    channel: socket.socket, control: socket.socket, wake: tuple[int, int], classify: Classify, limits: ChildLimits
+    channel: socket.socket, control: socket.socket, wake: tuple[int, int], reader: Reader, limits: ChildLimits
 ) -> None:
     """The forked process's whole life; does not return."""
     status = 1
@@ -196,7 +217,7 @@ def _become_child(
         for fd in wake:
             os.close(fd)
         _confine(limits)
-        _serve_requests(channel, classify)
+        _serve_requests(channel, reader)
         status = 0
     except BaseException:  # noqa: BLE001, S110 - nobody may be told: the text of the error may hold the statement. The proxy sees EOF.
         pass
@@ -216,7 +237,7 @@ def _confine(limits: ChildLimits) -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
-def _serve_requests(channel: socket.socket, classify: Classify) -> None:
+def _serve_requests(channel: socket.socket, reader: Reader) -> None:
     """Answer requests until the proxy closes the channel. The first frame, without a body, says that the child is there."""
     gc.disable()
     channel.sendall(FRAME.pack(0, 0))
@@ -224,7 +245,7 @@ def _serve_requests(channel: socket.socket, classify: Classify) -> None:
     while head := _read_exactly(channel, FRAME.size):
         length, sequence = FRAME.unpack(head)
         body = _read_exactly(channel, length)
-        answer = _answer(classify, body)
+        answer = _answer(reader, body)
         channel.sendall(FRAME.pack(len(answer), sequence) + answer)
         served += 1
         # Trees are cyclic, so the collector is needed; it runs after the answer, when the proxy does not wait for us.
@@ -232,13 +253,15 @@ def _serve_requests(channel: socket.socket, classify: Classify) -> None:
             gc.collect()
 
 
-def _answer(classify: Classify, body: bytes) -> bytes:
+def _answer(reader: Reader, body: bytes) -> bytes:
     """The encoded report for a request."""
     header, _, text = body.partition(b"\n")
     request = orjson.loads(header)
+    dialect, state = request["dialect"], LexingState(**request["state"])
+    if request["operation"] == SCRUB:
+        return orjson.dumps(report_fields(unparsable("", reader.scrub(dialect, text, state))))
     try:
-        report = classify(request["dialect"], text, LexingState(**request["state"]), request["server"])
-        answer = orjson.dumps(report_fields(report))
+        answer = orjson.dumps(report_fields(reader.classify(dialect, text, state, request["server"])))
         if len(answer) <= MAX_ANSWER_BYTES:
             return answer
         reason = "its description is too large"
@@ -248,7 +271,11 @@ def _answer(classify: Classify, body: bytes) -> bytes:
         reason = "it is nested too deep"
     except Exception as error:  # noqa: BLE001 - whatever the parser does, the answer is a refusal; the text of the error stays here
         reason = f"the classifier failed with {type(error).__name__}"[:200]
-    return orjson.dumps(report_fields(unparsable(reason, len(text))))
+    try:
+        spans = reader.scrub(dialect, text, state)
+    except Exception:  # noqa: BLE001 - then all of it is kept back
+        spans = whole(text)
+    return orjson.dumps(report_fields(unparsable(reason, spans)))
 
 
 def _read_exactly(channel: socket.socket, size: int) -> bytes:

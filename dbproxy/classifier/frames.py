@@ -25,8 +25,11 @@ MAX_ANSWER_BYTES = 1 << 20
 """A report of 256 KB of text with a column name every 4 bytes fits; larger ones are refused by the child itself."""
 OUT_OF_MEMORY = "reading it takes too much memory"
 """The reason that also says: this process is worn out, replace it."""
+CLASSIFY, SCRUB = "classify", "scrub"
+"""Operations: say what a text does; only find the secrets in it, and say that it is unparsable."""
 MAX_NESTING = 4
 """Reports inside reports (a PREPARE inside a PREPARE does not parse; cursors and functions may nest a little)."""
+Spans = tuple[tuple[int, int], ...]
 _KINDS = {kind.value: kind for kind in Kind}
 _MODES = frozenset({"", "read", "write"})
 
@@ -35,19 +38,25 @@ class BadAnswer(Exception):  # noqa: N818 - named for what it is; never leaves d
     """A child's answer breaks the rules. The text says which rule, never the data."""
 
 
-def unparsable(reason: str, text_bytes: int = 0) -> Report:
-    """The report of a text that nobody could read.
+def unparsable(reason: str, secret_spans: Spans) -> Report:
+    """The report of a text that could not be read.
 
-    reason: one short sentence. text_bytes: how much of the text is to be kept out of every record, because nothing has looked for
-    passwords in it; 0 if that was done.
+    reason: one short sentence. secret_spans: what must be kept out of every record; all of the text if nothing has looked for passwords.
     """
-    spans = ((0, text_bytes),) if text_bytes else ()
-    return Report(effects=(Effect(Kind.UNPARSABLE),), reason=reason, secret_spans=spans)
+    flags = frozenset({"secret_literal"}) if secret_spans else frozenset[str]()
+    return Report(effects=(Effect(Kind.UNPARSABLE, flags=flags),), reason=reason, secret_spans=secret_spans)
 
 
-def request_frame(sequence: int, dialect: str, state: LexingState, server_version: int, text: bytes) -> bytes:
+def whole(text: bytes) -> Spans:
+    """The span of all of the text."""
+    return ((0, len(text)),) if text else ()
+
+
+def request_frame(
+    sequence: int, operation: str, dialect: str, state: LexingState, server_version: int, text: bytes
+) -> bytes:
     """Encode one request for a child."""
-    header = orjson.dumps({"dialect": dialect, "state": state, "server": server_version})
+    header = orjson.dumps({"operation": operation, "dialect": dialect, "state": state, "server": server_version})
     return b"%b%b\n%b" % (FRAME.pack(len(header) + 1 + len(text), sequence), header, text)
 
 

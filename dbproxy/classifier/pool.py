@@ -2,6 +2,8 @@
 
 A text that cannot be read in time ends its process and is unparsable; a spare takes the place at once. Waiting is bounded in number,
 bytes and time. Every failure is a report of kind "unparsable" with its reason, so that policy decides about it like about any other.
+What could not be read is looked through for passwords by another process, so that the audit can show the rest; if that fails as well,
+or the text never got its turn, all of the text counts as secret.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from classifiers.effects import LexingState, Report
-from dbproxy.classifier.frames import OUT_OF_MEMORY, unparsable
+from dbproxy.classifier.frames import CLASSIFY, OUT_OF_MEMORY, SCRUB, unparsable, whole
 from dbproxy.classifier.processes import BAD_ANSWER, TOOK_TOO_LONG, Child, Processes, ProcessSettings
 from dbproxy.classifier.queue import FairQueue, Request
 from dbproxy.clock import Clock, SystemClock
@@ -29,11 +31,13 @@ class PoolSettings:
     """Bounds of the pool.
 
     processes: texts read at the same time; one spare process is kept besides.
-    deadline_s: from the moment a process gets the text. queue_wait_s: before that.
+    deadline_s: from the moment a process gets the text to the answer; a fifth of it is kept for finding the secrets in a text that
+    could not be read. queue_wait_s: before that.
     max_text_bytes: longer texts are unparsable unread. max_queued, max_queued_bytes: of all keys; max_per_key: of one, running or waiting.
     memory_bytes: address space of a process. retire_after_s: busy seconds after which a process is replaced; the kernel ends it at twice that.
     start_timeout_s: for the template to import and warm up.
-    target, dialects, import_paths: which function reads, what it is warmed up with, where it is found besides the proxy's own place.
+    classify, scrub, dialects, import_paths: the functions that read, what they are warmed up with, where they are found besides the
+    proxy's own place.
     """
 
     processes: int = 2
@@ -46,7 +50,8 @@ class PoolSettings:
     memory_bytes: int = 512 << 20
     retire_after_s: float = 60.0
     start_timeout_s: float = 30.0
-    target: str = "classifiers.classify:classify"
+    classify: str = "classifiers.classify:classify"
+    scrub: str = "classifiers.redact:find_secret_spans"
     dialects: tuple[str, ...] = ("postgres",)
     import_paths: tuple[str, ...] = ()
 
@@ -94,15 +99,17 @@ class ClassifierPool:
             settings.processes, settings.max_queued, settings.max_queued_bytes, settings.max_per_key
         )
         self._idle: list[Child] = []
+        self._read_s = settings.deadline_s * 0.8
+        self._scrub_s = settings.deadline_s * 0.2
         self._is_closing = False
         self._processes = Processes(
             ProcessSettings(
                 processes=settings.processes + 1,
-                deadline_s=settings.deadline_s,
                 memory_bytes=settings.memory_bytes,
                 cpu_s=max(1, int(settings.retire_after_s * 2)),
                 start_timeout_s=settings.start_timeout_s,
-                target=settings.target,
+                classify=settings.classify,
+                scrub=settings.scrub,
                 dialects=settings.dialects,
                 import_paths=settings.import_paths,
             ),
@@ -186,7 +193,7 @@ class ClassifierPool:
             if not request.is_running:
                 request.expiry = loop.call_later(self.settings.queue_wait_s, self._expire, request)
             return request
-        loop.call_soon(_deliver, request, unparsable(refusal, len(text)))
+        loop.call_soon(_deliver, request, unparsable(refusal, whole(text)))
         return request
 
     def withdraw(self, request: Request) -> None:
@@ -200,7 +207,7 @@ class ClassifierPool:
         self._is_closing = True
         for request in self._queue.remove_all():
             _cancel_expiry(request)
-            _deliver(request, unparsable(CLOSING, len(request.text)))
+            _deliver(request, unparsable(CLOSING, whole(request.text)))
         await self._processes.close()
         self._idle.clear()
 
@@ -211,58 +218,73 @@ class ClassifierPool:
 
     def on_answer(self, child: Child, report: Report) -> None:
         """A child has read its request."""
-        request = self._settle(child, is_answered=True)
+        request = self._take(child)
         if child.busy_ns > self.settings.retire_after_s * 1_000_000_000 or report.reason == OUT_OF_MEMORY:
             self.stats.retired += 1
             self._processes.discard(child)
+        else:
+            self._idle.append(child)
+        if request is None:
             self._dispatch()
         else:
-            self.on_idle(child)
-        if request is not None:
-            _deliver(request, report)
+            self._end(request, unparsable(request.failure, report.secret_spans) if request.failure else report)
 
     def on_failure(self, child: Child, reason: str) -> None:
         """A child is gone, and with it the answer to what it was reading."""
+        if child in self._idle:
+            self._idle.remove(child)
+        request = self._take(child)
+        if request is None or not request.failure:
+            self._count_failure(reason)
+        if request is None:
+            self._dispatch()
+        elif request.failure or not self._idle or not self.is_ready:
+            reason = CLOSING if self._is_closing else request.failure or reason
+            self._end(request, unparsable(reason, whole(request.text)))
+        else:
+            request.failure = reason
+            self._read(request, self._idle.pop(), SCRUB, self._scrub_s)
+
+    def _count_failure(self, reason: str) -> None:
         if reason is TOOK_TOO_LONG:
             self.stats.timeouts += 1
         elif reason is BAD_ANSWER:
             self.stats.bad_answers += 1
         elif not self._is_closing:
             self.stats.deaths += 1
-        if child in self._idle:
-            self._idle.remove(child)
-        request = self._settle(child, is_answered=False)
-        self._dispatch()
-        if request is not None:
-            _deliver(request, unparsable(CLOSING if self._is_closing else reason, len(request.text)))
 
     def _dispatch(self) -> None:
         """Give waiting requests to idle children."""
-        while self._idle and (request := self._queue.take()) is not None:
-            child = self._idle.pop()
-            child.started_ns = self._clock.monotonic_ns()
-            self.stats.queue_ns += child.started_ns - request.queued_ns
+        while self.is_ready and self._idle and (request := self._queue.take()) is not None:
+            self.stats.queue_ns += self._clock.monotonic_ns() - request.queued_ns
             _cancel_expiry(request)
-            child.read(request)
+            self._read(request, self._idle.pop(), CLASSIFY, self._read_s)
 
-    def _settle(self, child: Child, *, is_answered: bool) -> Request | None:
-        """The child reads its request no longer: book that. Returns the request, whose answer the caller delivers as its last act."""
+    def _read(self, request: Request, child: Child, operation: str, deadline_s: float) -> None:
+        child.started_ns = self._clock.monotonic_ns()
+        child.read(request, operation, deadline_s)
+
+    def _take(self, child: Child) -> Request | None:
+        """What the child was reading, which it no longer does; its time is booked."""
         request = child.release()
-        if request is None:
-            return None
-        now_ns = self._clock.monotonic_ns()
-        spent_ns = now_ns - child.started_ns
-        self.stats.busy_ns += spent_ns
-        child.busy_ns += spent_ns
-        self._queue.ended(
-            request, now_ns, was_slow=not is_answered or spent_ns > self.settings.deadline_s * 500_000_000
-        )
+        if request is not None:
+            spent_ns = self._clock.monotonic_ns() - child.started_ns
+            self.stats.busy_ns += spent_ns
+            child.busy_ns += spent_ns
+            request.spent_ns += spent_ns
         return request
+
+    def _end(self, request: Request, report: Report) -> None:
+        """The request no longer runs: book that, give the children their next work, deliver the report."""
+        was_slow = bool(request.failure) or request.spent_ns > self.settings.deadline_s * 500_000_000
+        self._queue.ended(request, self._clock.monotonic_ns(), was_slow=was_slow)
+        self._dispatch()
+        _deliver(request, report)
 
     def _expire(self, request: Request) -> None:
         if self._queue.remove(request):
             self.stats.queue_timeouts += 1
-            _deliver(request, unparsable(WAITED_TOO_LONG, len(request.text)))
+            _deliver(request, unparsable(WAITED_TOO_LONG, whole(request.text)))
 
 
 def classify_in_process(dialect: str, text: bytes, state: LexingState, server_version: int) -> Report:
@@ -276,7 +298,7 @@ def classify_in_process(dialect: str, text: bytes, state: LexingState, server_ve
     try:
         return classify(dialect, text, state, server_version)
     except Exception as error:  # noqa: BLE001 - as in the child: any failure to read is the same answer
-        return unparsable(f"the classifier failed with {type(error).__name__}", len(text))
+        return unparsable(f"the classifier failed with {type(error).__name__}", whole(text))
 
 
 def _cancel_expiry(request: Request) -> None:

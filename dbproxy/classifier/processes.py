@@ -44,17 +44,18 @@ _MAX_CONTROL_LINE = 4096
 class ProcessSettings:
     """How the processes are made and bounded.
 
-    processes: how many children are kept (the spare included). deadline_s: for one request.
+    processes: how many children are kept (the spare included).
     memory_bytes: a child's address space; cpu_s: the processor time after which the kernel ends it.
-    target, dialects, import_paths: the function that reads, what it is warmed up with, where it is found besides the proxy's own place.
+    classify, scrub, dialects, import_paths: the functions that read, what they are warmed up with, where they are found besides the
+    proxy's own place.
     """
 
     processes: int
-    deadline_s: float
     memory_bytes: int
     cpu_s: int
     start_timeout_s: float
-    target: str
+    classify: str
+    scrub: str
     dialects: tuple[str, ...]
     import_paths: tuple[str, ...]
 
@@ -91,16 +92,18 @@ class Child(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's transports do not derive from asyncio's
 
-    def read(self, request: Request) -> None:
-        """Hand a request to the process and start its deadline. The child is idle."""
+    def read(self, request: Request, operation: str, deadline_s: float) -> None:
+        """Hand a request to the process and start its deadline. The child is idle. operation: of frames."""
         if self._transport is None or self.request is not None:
             raise ValueError("the child is not idle")
         self.request = request
         self._sequence += 1
         self._transport.write(
-            request_frame(self._sequence, request.dialect, request.state, request.server_version, request.text)
+            request_frame(
+                self._sequence, operation, request.dialect, request.state, request.server_version, request.text
+            )
         )
-        self._deadline = asyncio.get_running_loop().call_later(self._processes.settings.deadline_s, self._check_late)
+        self._deadline = asyncio.get_running_loop().call_later(deadline_s, self._check_late)
 
     def release(self) -> Request | None:
         """The request that is no longer read, if there was one."""
@@ -366,7 +369,8 @@ def _spawn_template(control_fd: int, settings: ProcessSettings) -> subprocess.Po
     arguments = (
         control_fd,
         os.getpid(),
-        settings.target,
+        settings.classify,
+        settings.scrub,
         ",".join(settings.dialects),
         settings.memory_bytes,
         settings.cpu_s,

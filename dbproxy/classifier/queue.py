@@ -22,6 +22,7 @@ class Request:
     """One text on its way. Filled by the pool.
 
     done: what to call with the report, None once it was called or nobody wants it. queued_ns: when it began to wait.
+    failure: why it could not be read, once that is so and only its secrets are looked for; "" before. spent_ns: time in processes.
     expiry: the pool's timer for its wait. is_running: taken from the queue to be read.
     lane: where it waits or from where it was taken; None before and after.
     """
@@ -30,11 +31,13 @@ class Request:
         "dialect",
         "done",
         "expiry",
+        "failure",
         "is_running",
         "key",
         "lane",
         "queued_ns",
         "server_version",
+        "spent_ns",
         "state",
         "text",
     )
@@ -55,6 +58,8 @@ class Request:
         self.key = key
         self.done: Callable[[Report], object] | None = done
         self.queued_ns = 0
+        self.failure = ""
+        self.spent_ns = 0
         self.expiry: TimerHandle | None = None
         self.is_running = False
         self.lane: Lane | None = None

@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classifiers.effects import FLAGS, Effect, Kind, LexingState, Report
-from dbproxy.classifier.frames import FRAME, BadAnswer, read_report, report_fields, request_frame, unparsable
+from dbproxy.classifier.frames import (
+    CLASSIFY,
+    FRAME,
+    BadAnswer,
+    read_report,
+    report_fields,
+    request_frame,
+    unparsable,
+    whole,
+)
 
 INNER = Report(effects=(Effect(Kind.DML_READ, "secrets", "read", ("*",), frozenset({"star"})),), command="SELECT")
 FULL = Report(
@@ -122,12 +131,13 @@ def test_a_bad_answer_does_not_quote_the_data() -> None:
 
 def test_a_request_keeps_the_exact_bytes_of_the_text() -> None:
     text = b'\xff\n{"x": 1}\n\x00'
-    frame = request_frame(7, "postgres", LexingState(None, "LATIN1"), 150004, text)
+    frame = request_frame(7, CLASSIFY, "postgres", LexingState(None, "LATIN1"), 150004, text)
     length, sequence = FRAME.unpack_from(frame)
     header, _, rest = frame[FRAME.size :].partition(b"\n")
     assert (length, sequence) == (len(frame) - FRAME.size, 7)
     assert rest == text
     assert orjson.loads(header) == {
+        "operation": "classify",
         "dialect": "postgres",
         "state": {"standard_conforming_strings": None, "encoding": "LATIN1"},
         "server": 150004,
@@ -135,5 +145,8 @@ def test_a_request_keeps_the_exact_bytes_of_the_text() -> None:
 
 
 def test_an_unread_text_is_a_secret_from_end_to_end() -> None:
-    assert unparsable("why", 12).secret_spans == ((0, 12),)
-    assert unparsable("why").kinds == {Kind.UNPARSABLE}
+    report = unparsable("why", whole(b"x" * 12))
+    assert report.kinds == {Kind.UNPARSABLE}
+    assert report.flags == {"secret_literal"}
+    assert report.secret_spans == ((0, 12),)
+    assert unparsable("why", whole(b"")).flags == frozenset()

@@ -23,7 +23,13 @@ from dbproxy.classifier.processes import BAD_ANSWER, PROCESS_DIED, TOOK_TOO_LONG
 from dbproxy.errors import StartError
 
 SUPPORT = str(Path(__file__).resolve().parent.parent / "support")
-TOY = PoolSettings(target="toy_classifier:classify", import_paths=(SUPPORT,), deadline_s=5.0, queue_wait_s=20.0)
+TOY = PoolSettings(
+    classify="toy_classifier:classify",
+    scrub="toy_classifier:scrub",
+    import_paths=(SUPPORT,),
+    deadline_s=5.0,
+    queue_wait_s=20.0,
+)
 HASTY = replace(TOY, deadline_s=0.1)
 STATE = LexingState()
 
@@ -65,10 +71,9 @@ async def _all_alive(pool: ClassifierPool) -> None:
         await asyncio.sleep(0)
 
 
-def _assert_unparsable(report: Report, reason: str, text: bytes) -> None:
+def _assert_unparsable(report: Report, reason: str) -> None:
     assert report.kinds == {Kind.UNPARSABLE}
     assert report.reason == reason
-    assert report.secret_spans == ((0, len(text)),)
 
 
 def test_text_state_and_version_reach_the_classifier(run: Callable[[PoolSettings, Scenario], None]) -> None:
@@ -82,7 +87,7 @@ def test_text_state_and_version_reach_the_classifier(run: Callable[[PoolSettings
 
 def test_text_that_hangs_the_parser_costs_only_its_own_statement(run: Callable[[PoolSettings, Scenario], None]) -> None:
     async def scenario(pool: ClassifierPool) -> None:
-        _assert_unparsable(await _ask(pool, b"spin"), TOOK_TOO_LONG, b"spin")
+        _assert_unparsable(await _ask(pool, b"spin"), TOOK_TOO_LONG)
         assert (await _ask(pool, b"t")).reads == ("t",)
         await _all_alive(pool)
         assert pool.stats.timeouts == 1
@@ -113,7 +118,7 @@ def test_a_process_that_fails_is_replaced(
     async def scenario(pool: ClassifierPool) -> None:
         await _all_alive(pool)
         before = _children(pool)
-        _assert_unparsable(await _ask(pool, text), reason, text)
+        _assert_unparsable(await _ask(pool, text), reason)
         await _all_alive(pool)
         after = _children(pool)
         assert len(after - before) == 1
@@ -136,7 +141,7 @@ def test_a_text_that_cannot_be_read_leaves_the_process_alive(
     async def scenario(pool: ClassifierPool) -> None:
         await _all_alive(pool)
         before = _children(pool)
-        _assert_unparsable(await _ask(pool, text), reason, text)
+        _assert_unparsable(await _ask(pool, text), reason)
         assert _children(pool) == before
 
     run(TOY, scenario)
@@ -164,9 +169,38 @@ def test_a_child_can_open_nothing_and_knows_nothing(
         os.close(listening)
 
 
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        (b"spin", ()),
+        (b"spin PASSWORD 'hunter2'", ((15, 22),)),
+        (b"die 'hunter2'", ((5, 12),)),
+        (b"raise hunter2", ((6, 13),)),
+        (b"hoard hunter2", ((6, 13),)),
+        (b"spin scrub-spin hunter2", ((0, 23),)),
+        (b"spin scrub-raise hunter2", ((0, 24),)),
+        (b"raise scrub-raise hunter2", ((0, 25),)),
+    ],
+)
+def test_secrets_are_found_in_what_cannot_be_read_or_all_of_it_is_one(
+    run: Callable[[PoolSettings, Scenario], None], text: bytes, spans: tuple[tuple[int, int], ...]
+) -> None:
+    async def scenario(pool: ClassifierPool) -> None:
+        await _all_alive(pool)
+        report = await _ask(pool, text)
+        assert report.kinds == {Kind.UNPARSABLE}
+        assert report.secret_spans == spans
+        assert report.flags == ({"secret_literal"} if spans else frozenset())
+        assert (await _ask(pool, b"t")).reads == ("t",)
+
+    run(HASTY, scenario)
+
+
 def test_a_text_above_the_limit_is_refused_unread(run: Callable[[PoolSettings, Scenario], None]) -> None:
     async def scenario(pool: ClassifierPool) -> None:
-        _assert_unparsable(await _ask(pool, b"x" * 101), TOO_LONG, b"x" * 101)
+        report = await _ask(pool, b"x" * 101)
+        _assert_unparsable(report, TOO_LONG)
+        assert report.secret_spans == ((0, 101),)
         assert (await _ask(pool, b"x" * 100)).reads == ("x" * 100,)
         assert pool.stats.too_long == 1
 
@@ -200,7 +234,7 @@ def test_waiting_has_an_end(run: Callable[[PoolSettings, Scenario], None]) -> No
     async def scenario(pool: ClassifierPool) -> None:
         first = asyncio.ensure_future(_ask(pool, b"spin"))
         await asyncio.sleep(0)
-        _assert_unparsable(await _ask(pool, b"second"), WAITED_TOO_LONG, b"second")
+        _assert_unparsable(await _ask(pool, b"second"), WAITED_TOO_LONG)
         assert pool.stats.queue_timeouts == 1
         assert pool.queued == 0
         first.cancel()
@@ -241,7 +275,7 @@ def test_the_pool_recovers_when_the_template_is_killed(run: Callable[[PoolSettin
         asked = asyncio.ensure_future(_ask(pool, b"spin"))
         await asyncio.sleep(0)
         os.kill(pool.template_pid, signal.SIGKILL)
-        _assert_unparsable(await asked, PROCESS_DIED, b"spin")
+        _assert_unparsable(await asked, PROCESS_DIED)
         assert not pool.is_ready
         assert (await _ask(pool, b"t", "b")).reads == ("t",)
         await _all_alive(pool)
@@ -269,7 +303,7 @@ def test_close_answers_what_is_under_way_and_leaves_no_process(run: Callable[[Po
 
 def test_a_classifier_that_cannot_be_imported_is_a_start_error() -> None:
     async def main() -> None:
-        pool = ClassifierPool(replace(TOY, target="no_such_module:classify"))
+        pool = ClassifierPool(replace(TOY, classify="no_such_module:classify"))
         with pytest.raises(
             StartError, match="the classifier cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'"
         ):
@@ -297,7 +331,7 @@ sys.path[:0] = {[str(Path(pool_module.__file__).parents[2])]!r}
 from classifiers.effects import LexingState
 from dbproxy.classifier.pool import ClassifierPool, PoolSettings
 async def main():
-    pool = ClassifierPool(PoolSettings(target="toy_classifier:classify", import_paths=({SUPPORT!r},), deadline_s=600))
+    pool = ClassifierPool(PoolSettings(classify="toy_classifier:classify", scrub="toy_classifier:scrub", import_paths=({SUPPORT!r},), deadline_s=600))
     await pool.start()
     while pool.processes < 3:
         await asyncio.sleep(0)

@@ -1,6 +1,7 @@
 """A stand-in for classifiers.classify that does on command what hostile text might make a parser do.
 
-Runs inside the classifier processes: PoolSettings(target="toy_classifier:classify", import_paths=(<this folder>,)).
+Runs inside the classifier processes: PoolSettings(classify="toy_classifier:classify", scrub="toy_classifier:scrub",
+import_paths=(<this folder>,)).
 """
 
 from __future__ import annotations
@@ -76,3 +77,14 @@ def classify(dialect: str, text: bytes, state: LexingState, server_version: int)
         case _:
             pass
     return _read(text.decode("utf-8", "replace"))
+
+
+def scrub(dialect: str, text: bytes, state: LexingState) -> tuple[tuple[int, int], ...]:
+    """The words "hunter2" and, on command, no answer."""
+    if b"scrub-spin" in text:
+        while True:
+            pass
+    if b"scrub-raise" in text:
+        raise ValueError
+    at = text.find(b"hunter2")
+    return () if at < 0 else ((at, at + 7),)
