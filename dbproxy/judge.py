@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import orjson
-from classifiers.redact import redact
-
 from classifiers.effects import Effect, Kind, LexingState, Report
-from dbproxy.audit.record import sql_members
+from classifiers.redact import redact
+from dbproxy.audit.record import members, sql_members
 from dbproxy.classifier.pool import ClassifierPool
 from dbproxy.classifier.queue import Request
 from dbproxy.policy.decide import decide
@@ -159,7 +157,7 @@ class Judge:
 
 def make_entry(text: bytes | None, report: Report) -> Entry:
     """An entry from a report. text None: the statement has no text of its own (a function by number, an unknown name)."""
-    described = {
+    described: dict[str, object] = {
         "kinds": sorted(report.kinds),
         "flags": sorted(report.flags),
         "reads": list(report.reads),
@@ -169,11 +167,11 @@ def make_entry(text: bytes | None, report: Report) -> Entry:
     }
     if report.reason:
         described["reason"] = report.reason
-    members = orjson.dumps(described)[1:-1]
+    encoded = members(described)
     if text is None:
-        return Entry(report, members)
+        return Entry(report, encoded)
     stored = redact(text, report.secret_spans) if report.secret_spans else text
-    return Entry(report, sql_members(stored, is_redacted=bool(report.secret_spans)) + b"," + members)
+    return Entry(report, sql_members(stored, is_redacted=bool(report.secret_spans)) + b"," + encoded)
 
 
 def unknown_report(command: str, flag: str, reason: str) -> Report:
@@ -186,7 +184,7 @@ def _decision_members(decision: Decision) -> bytes:
         {"name": hit.rule, "mode": hit.mode, "action": hit.action, "severity": hit.severity, "matched": hit.matched}
         for hit in decision.hits
     ]
-    fields = {"action": decision.action, "rules": rules, "policy": decision.policy_sha256}
+    fields: dict[str, object] = {"action": decision.action, "rules": rules, "policy": decision.policy_sha256}
     if decision.unsafe:
         fields["unsafe"] = list(decision.unsafe)
-    return orjson.dumps(fields)[1:-1]
+    return members(fields)

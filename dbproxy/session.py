@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from classifiers.composition import compose
-
 from classifiers.effects import LexingState, Report
 from dbproxy.audit.ledger import AuditDown
 from dbproxy.audit.record import array_member, encode_text, members, text_member
@@ -215,8 +215,10 @@ class Session:
         if self._ended and self._server is not None and self._server.transport is not None:
             self._server.transport.close()
 
-    def revoke(self, reason: str) -> None:
+    def revoke(self, reason: str, statements: tuple[int, ...]) -> None:
         self._outgoing = []  # INVARIANT: what was not recorded is not sent
+        for statement_id in statements:
+            self.finished(statement_id, Outcome(Status.REFUSED))
         text = f"dbproxy: the audit trail cannot be written ({reason}); the statement was not run"
         self.end(Refusal(Why.AUDIT_DOWN, text, "", "Connect again when the audit trail is writable."))
 
@@ -409,6 +411,11 @@ class Session:
         running = self._running.pop(statement_id, None)
         if running is None:
             self._announced.pop(statement_id, None)
+            pending = self._pending
+            if pending is not None and pending[0].id == statement_id:
+                self._pending = None  # skipped before it was judged
+                self._judge.withdraw(pending[2])
+                self.skipped(pending[0])
             return
         totals = self._totals
         totals[0] += 1
@@ -454,7 +461,7 @@ class Session:
         try:
             self._turn.append(EventType.STATEMENT_SKIPPED, body)
         except AuditDown:
-            self._turn.ledger.refused_while_down += 1
+            return  # the ledger counts what it had to drop
 
     def _server_contradicts(self, statement_id: int, tag: bytes) -> None:
         """The server wrote where nothing but reading was judged: the text was misread. Everybody must hear of it."""
@@ -467,7 +474,7 @@ class Session:
         try:
             self._turn.append(EventType.CRITICAL_SERVER_TRUTH, body)
         except AuditDown:
-            self._turn.ledger.refused_while_down += 1
+            return  # the ledger counts what it had to drop
 
     def _forget_names(self, report: Report) -> None:
         """From the moment it is forwarded, names that it may change stand for nothing that can be relied on."""
@@ -570,10 +577,8 @@ class Session:
             "sent_bytes": sent,
             "duration_ms": (self._monotonic_ns() - self.started_ns) / 1e6,
         }
-        try:
+        with suppress(AuditDown):  # the ledger counts what it had to drop
             self._turn.append(EventType.SESSION_END, members(fields))
-        except AuditDown:
-            self._turn.ledger.refused_while_down += 1
         if self._client is not None and self._client.transport is not None:
             self._client.transport.close()
         if self._server is not None and self._server.transport is not None and not self._outgoing:

@@ -25,8 +25,8 @@ class Sender(Protocol):
     def release(self) -> None:
         """Its records are written: send."""
 
-    def revoke(self, reason: str) -> None:
-        """A record of its could not be written: these bytes must never be sent."""
+    def revoke(self, reason: str, statements: tuple[int, ...]) -> None:
+        """A record of its could not be written: these bytes must never be sent. statements: those whose intents are missing."""
 
 
 class Turn:
@@ -97,14 +97,16 @@ class Turn:
     def flush(self) -> None:
         """Write the records, then let the bytes go; those of sessions with an unwritten intent are revoked."""
         self._is_scheduled = False
-        revoked: set[str] = set()
+        revoked: dict[str, list[int]] = {}
         reason = ""
         before_ns = self._monotonic_ns()
         try:
             self.ledger.flush()
         except AuditDown as down:
             self._counters.audit_failures += 1
-            revoked = {session for session, _ in down.intents} | self._announcing
+            revoked = {session: [] for session in self._announcing}
+            for session, statement in down.intents:
+                revoked.setdefault(session, []).append(statement)
             reason = down.reason
         self._counters.audit_ns += self._monotonic_ns() - before_ns
         self._counters.audit_writes += 1
@@ -116,6 +118,6 @@ class Turn:
         self.waiting = {}
         for session, sender in waiting.items():
             if session in revoked:
-                sender.revoke(reason)
+                sender.revoke(reason, tuple(revoked[session]))
             else:
                 sender.release()

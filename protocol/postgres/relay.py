@@ -30,7 +30,7 @@ from protocol.postgres.messages import (
     parse_row,
     parse_target,
 )
-from protocol.postgres.pipeline import Pipeline, Portal, Prepared, Refused
+from protocol.postgres.pipeline import Pipeline, Portal, Prepared, Refused, may_forget_names
 from protocol.postgres.scan import COPY_DATA, DATA_ROW, scan_rows
 from protocol.postgres.wire import FLUSH, RESERVED_NAME, SYNC, TERMINATE, message, parse_report, refusal_error, report
 
@@ -77,6 +77,7 @@ class PostgresRelay:
         "_client_need",
         "_client_owed",
         "_client_tail",
+        "_copies",
         "_copy_both",
         "_copy_in",
         "_ending",
@@ -86,8 +87,10 @@ class PostgresRelay:
         "_held_max",
         "_host",
         "_is_closed",
+        "_is_group_open",
         "_is_paused",
         "_is_skipping",
+        "_is_walking",
         "_judged",
         "_max_message",
         "_max_prepared",
@@ -129,6 +132,7 @@ class PostgresRelay:
         self._next_id = 1
         self._epoch = 0
         self._is_closed = False
+        self._is_walking = False  # the host is called from within the walk: an end has to wait until it is over
         self._ending: Refusal | None = None
         # client → server
         self._client_tail = bytearray()
@@ -155,7 +159,9 @@ class PostgresRelay:
         # COPY
         self._copy_in = False
         self._copy_both = False
+        self._copies = 0  # how many COPY statements what was sent last may still start
         self._sync_dropped = False
+        self._is_group_open = False  # the client sent extended messages and no Sync yet
 
     # ---- what the host asks -------------------------------------------------------------------------------------
 
@@ -191,7 +197,7 @@ class PostgresRelay:
     def ask(self, text: bytes) -> bool:
         if self._is_closed or self._queue or self._waiting or self._copy_in or self._copy_both or self._client_owed:
             return False
-        if self._client_left or self._is_skipping or self._transaction is Transaction.FAILED:
+        if self._client_left or self._is_skipping or self._is_group_open or self._transaction is Transaction.FAILED:
             return False
         self._waiting |= _ASKING
         self._answer = None
@@ -209,7 +215,7 @@ class PostgresRelay:
         if self._is_closed:
             return
         self._ending = refusal
-        if not self._server_owed:
+        if not self._server_owed and not self._is_walking:
             self._say_goodbye()
 
     def closed(self, side: Side) -> None:
@@ -224,7 +230,7 @@ class PostgresRelay:
     # ---- client to server ---------------------------------------------------------------------------------------
 
     def from_client(self, data: bytes) -> None:
-        if self._is_closed:
+        if self._is_closed or self._ending is not None:
             return
         if self._waiting:
             self._held += data
@@ -239,10 +245,16 @@ class PostgresRelay:
                 return
             data = bytes(tail)
             self._client_tail = bytearray()
+        self._walk(data)
+
+    def _walk(self, data: bytes) -> None:
+        self._is_walking = True
         try:
             self._walk_client(data)
         except ProtocolError as fault:
             self._break(fault)
+        finally:
+            self._is_walking = False
 
     def _walk_client(self, data: bytes) -> None:
         """Walk whole messages, send what may pass, keep the rest. Hot path: one send per chunk when all of it passes."""
@@ -252,51 +264,64 @@ class PostgresRelay:
         if self._client_owed or self._client_left:
             position, span = self._stream_client(end)
         queue = self._queue
-        while end - position >= 5:
-            kind, size = _header(data, position)
-            following = position + size + 1
-            if following > end or size < 4 or size > self._max_statement:
-                if not self._await_more(data, span, position, end, kind, size):
+        try:
+            while end - position >= 5:
+                kind, size = _header(data, position)
+                following = position + size + 1
+                if following > end or size < 4 or size > self._max_statement:
+                    if not self._await_more(data, span, position, end, kind, size):
+                        return
+                    if following > end:
+                        break
+                if kind == 66:  # Bind
+                    done = self._bind(data[position + 5 : following])
+                elif kind == 69:  # Execute
+                    done = self._execute(data[position + 5 : following])
+                elif kind == 83:  # Sync
+                    done = self._sync(size)
+                elif kind == 68 and not self._is_skipping and not self._copy_in and not self._copy_both:  # Describe
+                    space, name = parse_target(data[position + 5 : following])
+                    if name == RESERVED_NAME and space == 83:
+                        raise UnexpectedMessage(CLIENT, "the statement name _dbproxy is reserved")
+                    self._is_group_open = True
+                    queue.append((due.DESCRIBE, 0, self._pipe.prepared.find(name) if space == 83 else None))
+                    done = _PASS
+                elif kind == COPY_DATA and self._copy_in and not self._is_skipping:
+                    following, messages = scan_rows(data, position, end, COPY_DATA)
+                    self._sent += following - position - 5 * messages
+                    self._sync_dropped = False
+                    done = _PASS
+                else:
+                    done = self._other(kind, data[position + 5 : following])
+                if self._ending is not None:
+                    if not self._server_owed:
+                        self._say_goodbye()
                     return
-                if following > end:
-                    break
-            if kind == 66:  # Bind
-                done = self._bind(data[position + 5 : following])
-            elif kind == 69:  # Execute
-                done = self._execute(data[position + 5 : following])
-            elif kind == 83:  # Sync
-                done = self._sync(size)
-            elif kind == 68 and not self._is_skipping and not self._copy_in and not self._copy_both:  # Describe
-                space, name = parse_target(data[position + 5 : following])
-                if name == RESERVED_NAME and space == 83:
-                    raise UnexpectedMessage(CLIENT, "the statement name _dbproxy is reserved")
-                queue.append((due.DESCRIBE, 0, self._pipe.prepared.find(name) if space == 83 else None))
-                done = _PASS
-            elif kind == COPY_DATA and self._copy_in and not self._is_skipping:
-                following, messages = scan_rows(data, position, end, COPY_DATA)
-                self._sent += following - position - 5 * messages
-                self._sync_dropped = False
-                done = _PASS
-            else:
-                done = self._other(kind, data[position + 5 : following])
-            if done == _PASS:
-                position = following
+                if done == _PASS:
+                    position = following
+                    if self._waiting:
+                        break
+                    continue
+                if span < position:
+                    self._host.send(SERVER, data[span:position])
+                    span = position
+                if done == _HOLD:
+                    self._held = bytearray(data[position:]) + self._held
+                    self._flush_ahead()
+                    return
+                if done == _STOP:
+                    self._host.send(SERVER, TERMINATE)
+                    self._shut(CLIENT, Why.LEFT, "client said goodbye")
+                    return
+                if done == _REFUSE:
+                    self._substitute()
+                position = span = following
                 if self._waiting:
                     break
-                continue
+        except ProtocolError:
             if span < position:
-                self._host.send(SERVER, data[span:position])
-            if done == _HOLD:
-                self._held = bytearray(data[position:]) + self._held
-                self._flush_ahead()
-                return
-            if done == _STOP:
-                return
-            if done == _REFUSE:
-                self._substitute()
-            position = span = following
-            if self._waiting:
-                break
+                self._host.send(SERVER, data[span:position])  # what came before the fault was judged, and runs
+            raise
         if span < position:
             self._host.send(SERVER, data if span == 0 and position == end else data[span:position])
         if position < end:
@@ -370,9 +395,10 @@ class PostgresRelay:
         else:
             verdict = self._take_verdict()
         if verdict is FORWARD:
-            portal = Portal(portal_name, statement, self._epoch, may_copy=prepared is None or prepared.may_copy)
+            portal = Portal(portal_name, statement, self._epoch, prepared)
             pipe.portals.change(portal_name, pipe.group, portal)
             self._queue.append((due.BIND, statement.id, portal))
+            self._is_group_open = True
             return _PASS
         return self._not_forwarded(statement, verdict, due.REFUSED_STEP)
 
@@ -393,8 +419,8 @@ class PostgresRelay:
         if statement is None and portal is not None and not portal.is_started and portal.epoch == self._epoch:
             portal.is_started = True
             self._queue.append((due.EXECUTE, portal.statement.id, portal))
-            if portal.may_copy:
-                self._waiting |= _COPY
+            self._is_group_open = True
+            self._started(portal)
             return _PASS
         if statement is None:
             if portal is None:
@@ -414,10 +440,18 @@ class PostgresRelay:
                     portal.is_settled = True
                 portal.is_started = True
             self._queue.append((due.EXECUTE, statement.id, portal))
-            if portal is None or portal.may_copy:
-                self._waiting |= _COPY
+            self._is_group_open = True
+            self._started(portal)
             return _PASS
         return self._not_forwarded(statement, verdict, due.REFUSED_STEP)
+
+    def _started(self, portal: Portal | None) -> None:
+        """An Execute is about to be sent."""
+        if portal is None or portal.may_copy:
+            self._copies = 1
+            self._waiting |= _COPY
+        if portal is not None and portal.may_forget:
+            self._pipe.prepared.forget(portal.statement.text or b"")
 
     def _sync(self, size: int) -> int:
         if size != 4:
@@ -426,6 +460,7 @@ class PostgresRelay:
             self._sync_dropped = True
             return _DROP
         self._is_skipping = False
+        self._is_group_open = False
         self._pipe.group += 1
         self._queue.append((due.SYNC, 0, None))
         return _PASS
@@ -433,8 +468,6 @@ class PostgresRelay:
     def _other(self, kind: int, body: bytes) -> int:
         """The messages that are not on the hot path, by type byte."""
         if kind == 88:  # Terminate
-            self._host.send(SERVER, TERMINATE)
-            self._shut(CLIENT, Why.LEFT, "client said goodbye")
             return _STOP
         if kind in b"dcf":
             return self._copy(kind, body)
@@ -471,8 +504,13 @@ class PostgresRelay:
         if verdict is not FORWARD:
             return self._not_forwarded(statement, verdict, due.REFUSED_QUERY)
         self._queue.append((due.QUERY, statement.id, self._forget_unnamed()))
-        if b"copy" in text.lower():
+        self._is_group_open = False
+        lower = text.lower()
+        self._copies = lower.count(b"copy")  # an upper bound of the COPY statements in it
+        if self._copies:
             self._waiting |= _COPY
+        if may_forget_names(lower):
+            self._pipe.prepared.forget(text)
         return _PASS
 
     def _forget_unnamed(self) -> tuple[int, bytes] | None:
@@ -505,6 +543,7 @@ class PostgresRelay:
         prepared = Prepared(name, statement.text or b"", types)
         names.change(name, self._pipe.group, prepared)
         self._queue.append((due.PARSE, statement.id, prepared))
+        self._is_group_open = True
         return _PASS
 
     def _function_call(self, body: bytes) -> int:
@@ -534,6 +573,7 @@ class PostgresRelay:
         else:
             pipe.portals.change(name, pipe.group, None)
         self._queue.append((due.CLOSE, 0, (space, name)))
+        self._is_group_open = True
         return _PASS
 
     def _copy(self, kind: int, body: bytes) -> int:
@@ -549,7 +589,8 @@ class PostgresRelay:
         if kind == 102 and body[-1:] != b"\0":
             raise MalformedMessage(CLIENT, "CopyFail is not terminated")
         self._copy_in = False
-        if self._queue and self._queue[0][0] == due.QUERY:
+        self._sync_dropped = False
+        if self._copies and self._queue and self._queue[0][0] == due.QUERY:
             self._waiting |= _COPY  # the same text may start another COPY
         return _PASS
 
@@ -615,10 +656,7 @@ class PostgresRelay:
         if self._client_tail:
             held = bytes(self._client_tail) + held
             self._client_tail = bytearray()
-        try:
-            self._walk_client(held)
-        except ProtocolError as fault:
-            self._break(fault)
+        self._walk(held)
 
     def _flush_ahead(self) -> None:
         """Before a wait: make the server answer what it has, or the wait might never end."""
@@ -740,9 +778,11 @@ class PostgresRelay:
         waiting = self._waiting
         if not waiting or self._is_closed:
             return
+        if waiting & _JUDGING and self._is_skipping:
+            self._release(_JUDGING)  # the server will drop it: nobody needs to be asked any more
         if waiting & _COPY:
             head = self._queue[-1] if self._queue else None
-            if self._copy_in or head is None or head[0] not in (due.EXECUTE, due.QUERY):
+            if self._copy_in or not self._copies or head is None or head[0] not in (due.EXECUTE, due.QUERY):
                 self._release(_COPY)
         if self._waiting & _NAMES and not self._is_closed:
             self._release(_NAMES)
@@ -799,7 +839,10 @@ class PostgresRelay:
         queue = self._queue
         if not queue:
             raise UnexpectedMessage(SERVER, "ReadyForQuery that nobody asked for")
-        kind, statement_id, payload = queue.popleft()
+        kind, statement_id, payload = queue[0]
+        if kind not in (due.SYNC, due.QUERY, due.FUNCTION, due.REFUSED_QUERY, due.ASK):
+            raise UnexpectedMessage(SERVER, "ReadyForQuery before the answers that are due")
+        queue.popleft()
         self._transaction = transaction
         if kind == due.QUERY or kind == due.FUNCTION:
             if isinstance(payload, tuple):
@@ -817,8 +860,6 @@ class PostgresRelay:
             self._host.answered(None if failed else self._answer)
             self._release(_ASKING)
             return b""
-        elif kind != due.SYNC:
-            raise UnexpectedMessage(SERVER, "ReadyForQuery before the answers that are due")
         else:
             self._reset_counts()
         if transaction is Transaction.IDLE:
@@ -908,9 +949,13 @@ class PostgresRelay:
         if head in (due.EXECUTE, due.QUERY):
             if kind == 71:  # CopyInResponse
                 self._copy_in = True
+                self._copies -= 1
                 self._sync_dropped = False
                 return None
-            if kind == 72 or (kind == 99 and not body):  # CopyOutResponse, CopyDone
+            if kind == 72:  # CopyOutResponse
+                self._copies -= 1
+                return None
+            if kind == 99 and not body:  # CopyDone
                 return None
             if kind == 87:
                 if not self._allow_copy_both:

@@ -18,14 +18,14 @@ def test_copy_in_by_query_is_streamed_and_counted() -> None:
         = > CopyData "1\\n"
         = > CopyData "22\\n"
         = > CopyDone
+        = judge 2, "QUERY", b"select 1"
+        = > Query "select 1"
         < CommandComplete "COPY 2"
         < ReadyForQuery "I"
         = < CommandComplete "COPY 2"
         = < ReadyForQuery "I"
         = finished 1, "OK", rows=2, sent_bytes=5, tag=b"COPY 2"
         = synced "IDLE"
-        = judge 2, "QUERY", b"select 1"
-        = > Query "select 1"
     """)
 
 
@@ -189,14 +189,14 @@ def test_two_copies_in_one_query() -> None:
         = < CopyInResponse
         = > CopyData "2"
         = > CopyDone
+        = judge 2, "QUERY", b"next"
+        = > Query "next"
         < CommandComplete "COPY 1"
         < ReadyForQuery "I"
         = < CommandComplete "COPY 1"
         = < ReadyForQuery "I"
         = finished 1, "OK", rows=2, sent_bytes=2, tag=b"COPY 1; COPY 1"
         = synced "IDLE"
-        = judge 2, "QUERY", b"next"
-        = > Query "next"
     """)
 
 
