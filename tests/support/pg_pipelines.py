@@ -329,7 +329,8 @@ def shrunk(make_relay: MakeRelay, frames: list[bytes], seed: int) -> tuple[list[
     """A smaller pipeline that still goes wrong, by leaving messages out; and a seed with which it does."""
 
     def fails(candidate: list[bytes]) -> int | None:
-        for each in (seed, *range(12)):
+        seeds: tuple[int, ...] = (seed, *range(12))
+        for each in seeds:
             if _faults_or_none(make_relay, candidate, each):
                 return each
         return None
