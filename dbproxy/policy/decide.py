@@ -8,7 +8,7 @@ Counterpart: the slow evaluator in tests/dbproxy/policy/reference.py.
 from __future__ import annotations
 
 from classifiers.effects import Effect, Kind, Report
-from dbproxy.policy.globs import NamePattern
+from dbproxy.policy.globs import NamePattern, readings
 from dbproxy.policy.model import STRENGTH, Action, Condition, Context, Decision, Hit, Mode, Policy, Rule, Severity
 
 TEXT_FLAGS = frozenset(
@@ -58,12 +58,11 @@ def decide(policy: Policy, report: Report, context: Context) -> Decision:
                 is_dynamic = True
         if by_name and effect.object:
             name = effect.object
-            while True:
-                if name in by_name:
-                    candidates.update(by_name[name])
-                _, dot, name = name.partition(".")
-                if not dot:
-                    break
+            if "." not in name and '"' not in name:
+                candidates.update(by_name.get(name, ()))
+            else:
+                for _, last in readings(name):
+                    candidates.update(by_name.get(last, ()))
         if kind is Kind.UNPARSABLE:
             is_unparsable = True
         elif kind is Kind.DYNAMIC and not is_dynamic:

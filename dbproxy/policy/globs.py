@@ -12,7 +12,7 @@ from collections.abc import Callable
 Match = Callable[[str], object]
 """Truthy if the text matches."""
 
-_PART = re.compile(r'"((?:[^"]|"")+)"|([^".\s]+)')
+_PART = re.compile(r'"((?:[^"]|"")+)"|([^".]+)')
 _NOT_A_NAME = 'must be a name such as customers, app.customers, *.customers or app."Customers"'
 _FOLD = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
@@ -71,29 +71,26 @@ class NamePattern:
         """True unless the object is certainly another one.
 
         name: as in Effect.object. search_path: schemas in which unqualified names are looked up, None if not known.
-        A dot inside a quoted name cannot be told from a separator, so every reading counts.
         """
-        if "." not in name:
+        if "." not in name and '"' not in name:
             return bool(self._name(name)) and self._may_be_in(name, search_path)
-        parts = name.split(".")
-        for cut in range(len(parts)):
-            if self._name(".".join(parts[cut:])):
-                if cut == 0:
-                    if self._may_be_in(name, search_path):
-                        return True
-                elif self._schema_is_any or any(self._schema(".".join(parts[start:cut])) for start in range(cut)):
+        for schema, last in readings(name):
+            if self._name(last):
+                if self._schema_is_any:
+                    return True
+                if self._may_be_in(last, search_path) if schema is None else self._schema(schema):
                     return True
         return False
 
     def must_match(self, name: str, search_path: tuple[str, ...] | None) -> bool:
         """True only if the object certainly is one of those meant, wherever in the search path it is found."""
-        schema, dot, last = name.rpartition(".")
+        schema, last = readings(name)[0]
         if not self._name(last):
             return False
         if self._schema_is_any:
             return True
-        if dot:
-            return bool(self._schema(schema.rpartition(".")[2]))
+        if schema is not None:
+            return bool(self._schema(schema))
         return bool(search_path) and all(self._schema(each) for each in search_path or ())
 
     def _may_be_in(self, name: str, search_path: tuple[str, ...] | None) -> bool:
@@ -108,7 +105,29 @@ class NamePattern:
         return any(schema == "$user" or self._schema(schema) for schema in search_path)
 
 
-def _split(text: str) -> list[tuple[str, bool]]:
+def readings(name: str) -> list[tuple[str | None, str]]:
+    """What the name of an object can mean, as (schema or None, last part); the likeliest first.
+
+    A part that holds a dot may be "quoted"; then there is one reading. In a name of three or more parts without quotes the dots may
+    belong to a part, so that each of them may be the separator.
+    """
+    if '"' in name:
+        try:
+            parts = [part for part, _ in _split(name, is_folded=True)]
+        except ValueError:
+            return [(None, name)]
+        return [(parts[-2] if len(parts) > 1 else None, parts[-1])]
+    parts = name.split(".")
+    if len(parts) < 3:
+        return [(parts[0] if len(parts) == 2 else None, parts[-1])]
+    found: list[tuple[str | None, str]] = []
+    for cut in range(len(parts) - 1, 0, -1):
+        last = ".".join(parts[cut:])
+        found += [(".".join(parts[start:cut]), last) for start in range(cut - 1, -1, -1)]
+    return [*found, (None, name)]
+
+
+def _split(text: str, *, is_folded: bool = False) -> list[tuple[str, bool]]:
     """Split a pattern into (folded part, is it quoted)."""
     parts: list[tuple[str, bool]] = []
     at = 0
@@ -117,7 +136,11 @@ def _split(text: str) -> list[tuple[str, bool]]:
         if found is None:
             raise ValueError(_NOT_A_NAME)
         quoted, plain = found.groups()
-        parts.append((fold(plain), False) if quoted is None else (quoted.replace('""', '"'), True))
+        if plain is not None and not is_folded and re.search(r"\s", plain):
+            raise ValueError(_NOT_A_NAME)
+        parts.append(
+            (plain if is_folded else fold(plain), False) if quoted is None else (quoted.replace('""', '"'), True)
+        )
         at = found.end()
         if at == len(text):
             return parts

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path as FilePath
 
 from classifiers.effects import FLAGS, Kind
@@ -18,7 +19,7 @@ from config.errors import ConfigError, Problem, suggest
 from config.files import read_trusted
 from config.settings import SHIPPED_POLICIES, read_network
 from dbproxy.policy.document import DefaultsSpec, MatchSpec, PolicyFile, RuleAction, RuleMode, RuleSpec
-from dbproxy.policy.globs import NamePattern, compile_glob
+from dbproxy.policy.globs import NamePattern, compile_glob, has_glob
 from dbproxy.policy.model import STRENGTH, Action, Condition, Context, ContextTest, Mode, Policy, Rule, Severity
 from dbproxy.policy.redundant import find_redundant
 
@@ -355,12 +356,17 @@ def _check_not_empty(text: str) -> None:
 
 
 def _test_attribute(key: str) -> Callable[[list[str]], Callable[[Context], bool | None]]:
+    read: Callable[[Context], str] = attrgetter(key)
+
     def make(values: list[str]) -> Callable[[Context], bool | None]:
-        globs = tuple(compile_glob(value) for value in values)
+        literals = frozenset(value for value in values if not has_glob(value))
+        globs = tuple(compile_glob(value) for value in values if has_glob(value))
+        if not globs:
+            return lambda context: read(context) in literals
 
         def test(context: Context) -> bool:
-            value: str = getattr(context, key)
-            return any(glob(value) for glob in globs)
+            value = read(context)
+            return value in literals or any(glob(value) for glob in globs)
 
         return test
 
