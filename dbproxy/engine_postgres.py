@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Mapping
 
@@ -81,10 +82,9 @@ def parse_search_path(value: str, role: str) -> tuple[str, ...] | None:
 
 
 def _server_version(parameters: Mapping[str, str]) -> int:
-    """The major version, 0 if the server does not say."""
-    digits = parameters.get("server_version", "").split(".")[0]
-    number = "".join(character for character in digits[:3] if character.isdigit())
-    return int(number) if number else 0
+    """As server_version_num: 180006 for "18.6", 170000 for "17beta1"; 0 if the server does not say."""
+    found = re.match(r"(\d{1,2})(?:\.(\d{1,4}))?", parameters.get("server_version", ""))
+    return int(found[1]) * 10_000 + int(found[2] or 0) if found else 0
 
 
 def _is_write_tag(tag: bytes) -> bool:

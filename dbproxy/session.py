@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from classifiers.composition import compose
+from classifiers.composition import compose, remember
 from classifiers.effects import LexingState, Report
 from dbproxy.audit.ledger import AuditDown
 from dbproxy.audit.record import array_member, encode_text, members, text_member
@@ -32,6 +32,7 @@ _ACT = {act: act.name.lower().encode() for act in Act}
 _STATUS = {status: status.value.encode() for status in Status}
 _READY_MAX = 256
 _READY_TEXT_BYTES = 4096
+_NAMES_MAX = 10_000
 _UNKNOWN_ENCODING = "UNKNOWN"
 
 
@@ -355,6 +356,7 @@ class Session:
         if not entry.is_neutral:
             self._is_unsettled = True
             self._is_hard_unsettled = self._is_hard_unsettled or entry.changes_meaning
+        if not entry.is_self_contained:
             self._forget_names(entry.report)
         return FORWARD
 
@@ -480,22 +482,17 @@ class Session:
         """From the moment it is forwarded, names that it may change stand for nothing that can be relied on."""
         if not self._names:
             return
-        gone = {"prepared:" + name for name, _ in report.prepares} | {"cursor:" + name for name, _ in report.cursors}
-        gone |= set(report.deallocates)
-        if "*" in gone:
-            self._names.clear()
-        for name in gone:
-            self._names.pop(name, None)
+        left = remember(replace(report, prepares=(), cursors=()), self._names)
+        for name, _ in report.prepares:
+            left.pop(f"prepared:{name}", None)
+        for name, _ in report.cursors:
+            left.pop(f"cursor:{name}", None)
+        self._names = left
 
     def _learn_names(self, report: Report, status: Status) -> None:
-        if status is not Status.OK:
-            return
-        if len(self._names) + len(report.prepares) + len(report.cursors) > 10_000:
+        if status is not Status.OK or len(self._names) > _NAMES_MAX:
             return  # what is not remembered is refused when it is used
-        for name, inner in report.prepares:
-            self._names["prepared:" + name] = inner
-        for name, inner in report.cursors:
-            self._names["cursor:" + name] = inner
+        self._names = remember(report, self._names)
         if self._names:
             self._forget_ready()
 
