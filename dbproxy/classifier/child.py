@@ -126,16 +126,22 @@ def _load(classify: str, scrub: str, dialects: list[str]) -> Reader:
     """Import all that a child may ever need, since a child can open no file, and run it once."""
     for encoding in _ENCODINGS:
         importlib.import_module(f"encodings.{encoding}")
-    for name in (classify.partition(":")[0].partition(".")[0], *_LAZY_PACKAGES):
-        package = importlib.import_module(name)
-        for info in pkgutil.walk_packages(getattr(package, "__path__", ()), name + "."):
-            importlib.import_module(info.name)
+    _import_all(classify.partition(":")[0].partition(".")[0])
+    for name in _LAZY_PACKAGES:
+        if name.partition(".")[0] in sys.modules:
+            _import_all(name)
     reader = Reader(_find(classify), _find(scrub))
     for dialect in dialects:
         for text in _WARM_UP * 3:
             reader.scrub(dialect, text, LexingState())
             report_fields(reader.classify(dialect, text, LexingState(), 0))
     return reader
+
+
+def _import_all(name: str) -> None:
+    package = importlib.import_module(name)
+    for info in pkgutil.walk_packages(getattr(package, "__path__", ()), name + "."):
+        importlib.import_module(info.name)
 
 
 def _find(name: str) -> Any:

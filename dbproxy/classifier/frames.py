@@ -34,7 +34,7 @@ _KINDS = {kind.value: kind for kind in Kind}
 _MODES = frozenset({"", "read", "write"})
 
 
-class BadAnswer(Exception):  # noqa: N818 - named for what it is; never leaves dbproxy.classifier
+class BadAnswerError(Exception):
     """A child's answer breaks the rules. The text says which rule, never the data."""
 
 
@@ -73,32 +73,32 @@ def read_report(body: bytes, text_bytes: int) -> Report:
     """Decode an answer strictly.
 
     text_bytes: length of the text that was asked about; secret spans must lie inside it.
-    Raises BadAnswer if anything is missing, too much, of another type or out of range.
+    Raises BadAnswerError if anything is missing, too much, of another type or out of range.
     """
     try:
         value = orjson.loads(body)
     except ValueError:
-        raise BadAnswer("not JSON") from None
+        raise BadAnswerError("not JSON") from None
     return _report(value, text_bytes, MAX_NESTING)
 
 
 def _report(value: object, text_bytes: int, depth: int) -> Report:
     if depth == 0:
-        raise BadAnswer("nested too deep")
+        raise BadAnswerError("nested too deep")
     if not isinstance(value, dict) or value.keys() != _READERS.keys():
-        raise BadAnswer("wrong fields")
+        raise BadAnswerError("wrong fields")
     return Report(**{name: read(value[name], text_bytes, depth) for name, read in _READERS.items()})
 
 
 def _list(value: object) -> list[object]:
     if not isinstance(value, list):
-        raise BadAnswer("not a list")
+        raise BadAnswerError("not a list")
     return value
 
 
 def _string(value: object) -> str:
     if not isinstance(value, str):
-        raise BadAnswer("not a string")
+        raise BadAnswerError("not a string")
     return value
 
 
@@ -109,11 +109,11 @@ def _strings(value: object, _text_bytes: int = 0, _depth: int = 0) -> tuple[str,
 def _effect(value: object) -> Effect:
     row = _list(value)
     if len(row) != 5:
-        raise BadAnswer("wrong effect")
+        raise BadAnswerError("wrong effect")
     kind = _KINDS.get(_string(row[0]))
     name, mode, flags = _string(row[1]), _string(row[2]), frozenset(_strings(row[4]))
     if kind is None or mode not in _MODES or not flags <= FLAGS:
-        raise BadAnswer("unknown kind, mode or flag")
+        raise BadAnswerError("unknown kind, mode or flag")
     return Effect(kind, name, mode, _strings(row[3]), flags)
 
 
@@ -121,7 +121,7 @@ def _effects(value: object, _text_bytes: int, _depth: int) -> tuple[Effect, ...]
     effects = tuple(_effect(row) for row in _list(value))
     if not effects:
         # A text without any effect would match no rule: an empty message has an effect of kind "empty".
-        raise BadAnswer("no effect")
+        raise BadAnswerError("no effect")
     return effects
 
 
@@ -130,20 +130,20 @@ def _reports(value: object, text_bytes: int, depth: int) -> tuple[tuple[str, Rep
     for item in _list(value):
         pair = _list(item)
         if len(pair) != 2:
-            raise BadAnswer("wrong pair")
+            raise BadAnswerError("wrong pair")
         pairs.append((_string(pair[0]), _report(pair[1], text_bytes, depth - 1)))
     return tuple(pairs)
 
 
 def _count(value: object, text_bytes: int = 0, _depth: int = 0) -> int:
     if type(value) is not int or not 0 <= value <= text_bytes + 1:
-        raise BadAnswer("number out of range")
+        raise BadAnswerError("number out of range")
     return value
 
 
 def _truth(value: object, _text_bytes: int, _depth: int) -> bool:
     if not isinstance(value, bool):
-        raise BadAnswer("not a truth value")
+        raise BadAnswerError("not a truth value")
     return value
 
 
@@ -152,10 +152,10 @@ def _spans(value: object, text_bytes: int, _depth: int) -> tuple[tuple[int, int]
     for item in _list(value):
         span = _list(item)
         if len(span) != 2:
-            raise BadAnswer("wrong span")
+            raise BadAnswerError("wrong span")
         start, end = _count(span[0], text_bytes), _count(span[1], text_bytes)
         if not start <= end <= text_bytes:
-            raise BadAnswer("span outside the text")
+            raise BadAnswerError("span outside the text")
         spans.append((start, end))
     return tuple(spans)
 
@@ -165,14 +165,14 @@ def _command(value: object, _text_bytes: int, _depth: int) -> str:
     if command and not (
         len(command) <= 32 and command.isascii() and command.replace(" ", "").replace("_", "").isalpha()
     ):
-        raise BadAnswer("not a command word")
+        raise BadAnswerError("not a command word")
     return command
 
 
 def _reason(value: object, _text_bytes: int, _depth: int) -> str:
     reason = _string(value)
     if len(reason) > 300 or not reason.isprintable():
-        raise BadAnswer("not a short sentence")
+        raise BadAnswerError("not a short sentence")
     return reason
 
 

@@ -31,7 +31,7 @@ class PoolSettings:
     """Bounds of the pool.
 
     processes: texts read at the same time; one spare process is kept besides.
-    deadline_s: from the moment a process gets the text to the answer; a fifth of it is kept for finding the secrets in a text that
+    deadline_s: from the moment a process gets the text to the answer; a quarter of it is kept for finding the secrets in a text that
     could not be read. queue_wait_s: before that.
     max_text_bytes: longer texts are unparsable unread. max_queued, max_queued_bytes: of all keys; max_per_key: of one, running or waiting.
     memory_bytes: address space of a process. retire_after_s: busy seconds after which a process is replaced; the kernel ends it at twice that.
@@ -99,7 +99,7 @@ class ClassifierPool:
             settings.processes, settings.max_queued, settings.max_queued_bytes, settings.max_per_key
         )
         self._idle: list[Child] = []
-        self._read_s = settings.deadline_s * 0.8
+        self._read_s = settings.deadline_s * 0.76
         self._scrub_s = settings.deadline_s * 0.2
         self._is_closing = False
         self._processes = Processes(

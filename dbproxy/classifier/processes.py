@@ -24,7 +24,7 @@ import orjson
 
 from classifiers.effects import Report
 from dbproxy.classifier.child import FORK, KILL, ORDER
-from dbproxy.classifier.frames import FRAME, MAX_ANSWER_BYTES, BadAnswer, read_report, request_frame
+from dbproxy.classifier.frames import FRAME, MAX_ANSWER_BYTES, BadAnswerError, read_report, request_frame
 from dbproxy.classifier.queue import Request
 from dbproxy.errors import StartError
 from dbproxy.tasks import Tasks
@@ -150,7 +150,7 @@ class Child(asyncio.Protocol):
             return False
         try:
             report = read_report(body, len(self.request.text))
-        except BadAnswer as error:
+        except BadAnswerError as error:
             _log.warning("a classifier process gave a bad answer: %s", error)
             return False
         self._processes.owner.on_answer(self, report)

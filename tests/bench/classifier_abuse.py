@@ -4,7 +4,7 @@
 
 One session sends hostile texts without pause while another sends small ones, each of them new, so that no cache helps. Printed are the
 latency of the small ones alone and during the attack, and for each hostile shape how it was answered. Exit 0 if every text was
-answered, no answer took longer than the deadline and its slack, and the others' p99 stayed within 50 ms.
+answered within 250 ms, waiting included, and the others' p99 stayed within 50 ms.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from dbproxy.classifier.pool import ClassifierPool, PoolSettings
 
 MAX_VERDICT_MS = 250
 MAX_OTHERS_P99_MS = 50
-SLACK_MS = 25
-"""A killed process costs the deadline and then some: two busy processes and this one share the machine."""
 
 SHAPES: dict[str, bytes] = {
     "24,000 plus terms": b"SELECT " + b"+".join([b"1"] * 24_000),
@@ -132,7 +130,7 @@ async def measure(repeat: int) -> dict[str, object]:
         "hostile_worst_ms": round(worst_ms, 1),
         "stats": stats,
         "restarts": restarts,
-        "ok": worst_ms <= MAX_VERDICT_MS + SLACK_MS
+        "ok": worst_ms <= MAX_VERDICT_MS
         and _percentile(during, 0.99) <= MAX_OTHERS_P99_MS
         and small.refused == 0
         and restarts == 0,

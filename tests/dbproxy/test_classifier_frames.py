@@ -15,7 +15,7 @@ from classifiers.effects import FLAGS, Effect, Kind, LexingState, Report
 from dbproxy.classifier.frames import (
     CLASSIFY,
     FRAME,
-    BadAnswer,
+    BadAnswerError,
     read_report,
     report_fields,
     request_frame,
@@ -77,7 +77,7 @@ def test_any_report_survives_the_border(
 
 @given(st.binary(max_size=200))
 def test_random_bytes_are_a_bad_answer(body: bytes) -> None:
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadAnswerError):
         read_report(body, 10)
 
 
@@ -119,12 +119,12 @@ def test_a_lie_about_the_form_is_a_bad_answer(lie: Callable[[dict[str, Any]], ob
     answer = orjson.loads(_encode(FULL))
     assert read_report(orjson.dumps(answer), 100) == FULL
     lie(answer)
-    with pytest.raises(BadAnswer):
+    with pytest.raises(BadAnswerError):
         read_report(orjson.dumps(answer), 100)
 
 
 def test_a_bad_answer_does_not_quote_the_data() -> None:
-    with pytest.raises(BadAnswer) as caught:
+    with pytest.raises(BadAnswerError) as caught:
         read_report(b'{"password": "hunter2"}', 10)
     assert "hunter2" not in str(caught.value)
 

@@ -46,19 +46,21 @@ async def _running(settings: PoolSettings) -> AsyncIterator[ClassifierPool]:
         await pool.close()
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Callable[[PoolSettings, Scenario], None]:
-    """Run a scenario with a started pool, in each of the event loops."""
+def _run(
+    settings: PoolSettings, scenario: Scenario, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None
+) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60), _running(settings) as pool:
+            await scenario(pool)
 
-    def runner(settings: PoolSettings, scenario: Scenario) -> None:
-        async def main() -> None:
-            async with asyncio.timeout(60), _running(settings) as pool:
-                await scenario(pool)
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
 
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop if request.param == "uvloop" else None) as loop_runner:
-            loop_runner.run(main())
 
-    return runner
+@pytest.fixture
+def run() -> Callable[[PoolSettings, Scenario], None]:
+    """Run a scenario with a started pool in the event loop that the proxy uses."""
+    return lambda settings, scenario: _run(settings, scenario, uvloop.new_event_loop)
 
 
 async def _ask(pool: ClassifierPool, text: bytes, key: str = "a") -> Report:
@@ -83,6 +85,16 @@ def test_text_state_and_version_reach_the_classifier(run: Callable[[PoolSettings
         assert report.functions == ("other", "None", "LATIN1", "99")
 
     run(TOY, scenario)
+
+
+def test_the_standard_event_loop_will_do() -> None:
+    async def scenario(pool: ClassifierPool) -> None:
+        assert (await _ask(pool, b"t")).reads == ("t",)
+        assert (await _ask(pool, b"spin")).reason == TOOK_TOO_LONG
+        assert (await _ask(pool, b"die")).reason == PROCESS_DIED
+        assert (await _ask(pool, b"t")).reads == ("t",)
+
+    _run(HASTY, scenario, None)
 
 
 def test_text_that_hangs_the_parser_costs_only_its_own_statement(run: Callable[[PoolSettings, Scenario], None]) -> None:

@@ -1,0 +1,131 @@
+"""`dbproxy classify`: what a statement does, as the judge would see it. Statements are read as in the proxy, in processes that can be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from classifiers.answers import advance_state, describe_report
+from classifiers.composition import compose, remember
+from classifiers.effects import LexingState, Report
+from dbproxy.classifier.frames import unparsable, whole
+from dbproxy.classifier.pool import ClassifierPool, PoolSettings
+from dbproxy.cli.exit import DONE, NO
+from dbproxy.cli.options import JsonOption, write_json
+
+DIALECTS = ("postgres",)
+
+
+def classify(
+    text: Annotated[
+        str, typer.Argument(metavar="[TEXT]", help="The statement; standard input when not given.", show_default=False)
+    ] = "",
+    dialect: Annotated[str, typer.Option("--dialect", "-d", help=" or ".join(DIALECTS))] = "postgres",
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Read one case a line, write one answer a line.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a statement does: kinds, tables read and written, columns, functions, flags.
+
+    A case of --jsonl is an object with id and sql (or sql_hex and charset), optionally session, a list of statements that ran before,
+    and server. Exit 1: the statement is unparsable, or with --jsonl, some line is not a case.
+    """
+    if dialect not in DIALECTS:
+        raise typer.BadParameter(f"must be {' or '.join(DIALECTS)}", param_hint="--dialect")
+    if jsonl:
+        raise typer.Exit(asyncio.run(_answer_lines(dialect, sys.stdin.buffer)))
+    raw = text.encode("utf-8", "surrogateescape") if text else sys.stdin.buffer.read()
+    report, elapsed_ms = asyncio.run(_read_one(dialect, raw))
+    answer = {**describe_report(report), "ms": elapsed_ms}
+    if as_json:
+        write_json(answer)
+    else:
+        _print_answer(answer)
+    raise typer.Exit(NO if "unparsable" in report.kinds else DONE)
+
+
+async def answer_case(pool: ClassifierPool, dialect: str, case: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to one case. Raises ValueError if it is none; a text that cannot be read is an answer."""
+    sql, earlier, server = case.get("sql", ""), case.get("session") or [], case.get("server")
+    if not isinstance(sql, str) or not isinstance(earlier, list) or not all(isinstance(item, str) for item in earlier):
+        raise ValueError("sql must be a text and session a list of texts")
+    text = bytes.fromhex(case["sql_hex"]) if case.get("sql_hex") else _encode(sql)
+    state = LexingState(encoding=str(case.get("charset") or "UTF8").upper())
+    version = _server_version(server)
+    names: dict[str, Report] = {}
+    for statement in earlier:
+        report = await pool.classify(dialect, _encode(statement), state, version, "case")
+        names = remember(report, names)
+        state = advance_state(statement, state)
+    started_ns = time.monotonic_ns()
+    report = await pool.classify(dialect, text, state, version, "case")
+    if report.uses:
+        report = compose(report, names)
+    elapsed_ms = (time.monotonic_ns() - started_ns) / 1e6
+    return {"id": case.get("id", ""), **describe_report(report), "ms": round(elapsed_ms, 3)}
+
+
+async def _answer_lines(dialect: str, lines: Iterable[bytes]) -> int:
+    code = DONE
+    pool = ClassifierPool(PoolSettings(dialects=(dialect,)))
+    await pool.start()
+    try:
+        for line in lines:
+            if not line.strip():
+                continue
+            answer, is_case = await _answer_line(pool, dialect, line)
+            code = code if is_case else NO
+            sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
+            sys.stdout.buffer.flush()
+    finally:
+        await pool.close()
+    return code
+
+
+async def _answer_line(pool: ClassifierPool, dialect: str, line: bytes) -> tuple[dict[str, Any], bool]:
+    """The answer to a line, and whether it was a case at all. What is no case is unparsable, so that no line goes without an answer."""
+    case: object = None
+    try:
+        case = orjson.loads(line)
+        if not isinstance(case, dict):
+            raise ValueError("not an object")  # noqa: TRY004 - a line of a file that is wrong, not a caller
+        return await answer_case(pool, dialect, case), True
+    except ValueError as error:
+        name = case.get("id", "") if isinstance(case, dict) else ""
+        report = unparsable(f"not a case: {error}", whole(line))
+        return {"id": name, **describe_report(report), "ms": 0.0}, False
+
+
+async def _read_one(dialect: str, text: bytes) -> tuple[Report, float]:
+    pool = ClassifierPool(PoolSettings(dialects=(dialect,)))
+    await pool.start()
+    try:
+        started_ns = time.monotonic_ns()
+        report = await pool.classify(dialect, text, LexingState(), 0, "command line")
+        # An EXECUTE may name what the same text has prepared.
+        return compose(report, {}), round((time.monotonic_ns() - started_ns) / 1e6, 3)
+    finally:
+        await pool.close()
+
+
+def _encode(statement: str) -> bytes:
+    return statement.encode("utf-8", "surrogateescape")
+
+
+def _server_version(server: object) -> int:
+    """The server_version_num that a case asks for: "16+" is 160000, "..14" is 140000; 0 when it does not matter."""
+    digits = "".join(c for c in str(server or "") if c.isdigit())
+    return int(digits[:3]) * 10_000 if digits else 0
+
+
+def _print_answer(answer: Mapping[str, Any]) -> None:
+    for name, value in answer.items():
+        shown = ", ".join(value) if isinstance(value, list) else str(value)
+        if shown:
+            # Names come from the statement: control characters in them must not reach the terminal.
+            print(f"{name + ':':<11}{''.join(c if c.isprintable() else '?' for c in shown)}")
