@@ -30,12 +30,15 @@ class Ran:
     """What the model did with one message: how is QUERY, PREPARE, EXECUTE (a Bind), RUN (an Execute), RESUME or CALL.
 
     result: "ok", "suspended", "bound" (a Bind whose portal never ran) or an SQLSTATE; rows: rows sent.
+    bound: for RUN and RESUME the Bind that made the portal; is_bound: for a Bind, that it succeeded.
     """
 
     how: str
     text: bytes | None
     result: str = "ok"
     rows: int = 0
+    bound: Ran | None = None
+    is_bound: bool = False
 
 
 @dataclass
@@ -270,6 +273,7 @@ class Backend:
             ran.result = failure.code
             raise
         ran.result = "bound"
+        ran.is_bound = True
         self.portals[portal] = Portal(text, ran)
         self._send(pg.bind_complete())
 
@@ -295,7 +299,11 @@ class Backend:
         text = portal.text if portal else None
         is_again = portal is None or portal.is_started
         ran = self._note("RESUME" if is_again else "RUN", text)
+        if portal is not None:
+            ran.bound = portal.bound
         first = portal.bound if portal is not None and not is_again else ran
+        if portal is not None:
+            portal.is_started = True
         try:
             self._run_portal(portal, max_rows, ran, is_again=is_again)
         except Failure as failure:
@@ -309,7 +317,6 @@ class Backend:
             raise Failure("34000")
         text = portal.text
         if text == b"":
-            portal.is_started = True
             self._send(pg.empty_query())
             return
         self._require_transaction(text)
@@ -317,7 +324,6 @@ class Backend:
             raise Failure("55000")
         if is_again:
             self._refuse("RESUME", text)
-        portal.is_started = True
         if portal.is_done and not word_of(text).startswith("rows"):
             raise Failure("55000")
         if self._start(text):
