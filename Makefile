@@ -34,7 +34,7 @@ check: install ## static gates: format, lint, types, layers
 	$(call quietly,layers,.venv/bin/lint-imports)
 
 unit: install ## tests that need no server, under 10 seconds
-	@$(PYTEST) -m "not integration and not bench"
+	@$(PYTEST) -m "not integration and not bench and not slow"
 
 test: check ## every gate and every test, on real servers
 	@mkdir -p $(REPORTS)

@@ -21,6 +21,17 @@ from support.servers import Database, PostgresServer, fresh_database, newest_pos
 from dbproxy.embedded.errors import EmbeddedServerError
 
 KNOWN_ENGINES = ("postgres",)
+# Thousands of cases, or processes and sockets of their own: part of `make test`, not of `make unit`, which stays under 10 s.
+SLOW = {
+    "dbproxy/audit/test_ledger.py",
+    "dbproxy/audit/test_verify.py",
+    "dbproxy/policy/test_decide_reference.py",
+    "dbproxy/test_classifier_pool.py",
+    "dbproxy/test_control.py",
+    "dbproxy/test_wheel.py",
+    "protocol/postgres/test_fuzz.py",
+    "protocol/postgres/test_relay_model.py",
+}
 _USED = pytest.StashKey[list[str]]()
 _NUMBERS = itertools.count(1)
 
@@ -37,16 +48,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    tests = config.rootpath / "tests"
     for item in items:
-        inside = (
-            item.path.relative_to(config.rootpath / "tests").parts
-            if item.path.is_relative_to(config.rootpath / "tests")
-            else ()
-        )
-        if inside[:1] == ("integration",):
+        inside = item.path.relative_to(tests) if item.path.is_relative_to(tests) else Path()
+        if inside.parts[:1] == ("integration",):
             item.add_marker(pytest.mark.integration)
-        elif inside[:1] == ("bench",):
+        elif inside.parts[:1] == ("bench",):
             item.add_marker(pytest.mark.bench)
+        elif inside.as_posix() in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
