@@ -144,9 +144,8 @@ def _action(draft: Draft, name: str, tokens: list[Token]) -> None:
     _ownership(draft, name, tokens)
     if words[:1] == ["DROP"]:
         draft.act(Kind.DDL, name, "write", "ddl_destructive")
-    if words[:1] in (["DISABLE"], ["ENABLE"]) and words[1:2] in (["TRIGGER"], ["RULE"], ["REPLICA"], ["ALWAYS"]):
-        if words[0] == "DISABLE" or words[1] == "REPLICA":
-            draft.act(Kind.DDL, name, "write", "audit_evasion")
+    if words[:2] in (["DISABLE", "TRIGGER"], ["DISABLE", "RULE"], ["ENABLE", "REPLICA"]):
+        draft.act(Kind.DDL, name, "write", "audit_evasion")
     if find_word(tokens, "ROW", "LEVEL", "SECURITY") >= 0:
         policy_acts(draft, name)
     if words[:2] == ["REPLICA", "IDENTITY"]:

@@ -31,7 +31,7 @@ def answer_case(case: Mapping[str, Any], dialect: str = "postgres") -> Answer:
     report = classify(dialect, text, state, version)
     answer = describe_report(compose(report, names))
     # The vocabulary calls EXECUTE dynamic even where the session knows what its name stands for.
-    answer["kinds"] = sorted({*answer["kinds"], *(kind for kind in report.kinds if report.uses)})
+    answer["kinds"] = sorted({*answer["kinds"], *(kind for kind in report.kinds if report.uses or report.prepares)})
     return {"id": case.get("id", ""), **answer}
 
 

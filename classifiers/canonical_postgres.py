@@ -141,9 +141,9 @@ class _Writer:
             if self.word(0) == "," and self.word(1) == "(":
                 self._cut_rows()
         elif text == "[":
-            if self.kind(-1) in (WORD, QUOTED, PARAM) or self.word(-1) in (")", "]"):
-                if self.word(-1) != "ARRAY":
-                    self.out.append("-")
+            is_subscript = self.kind(-1) in (WORD, QUOTED, PARAM) or self.word(-1) in (")", "]")
+            if is_subscript and self.word(-1) != "ARRAY":
+                self.out.append("-")
             self.frames.append(["[", "", ""])
             self.out.append("(")
             self.at += 1

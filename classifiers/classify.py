@@ -6,7 +6,7 @@ logger at WARNING; the process that imports this module must silence the logger 
 
 from __future__ import annotations
 
-from classifiers import classify_postgres
+from classifiers.classify_postgres import classify as classify_postgres
 from classifiers.effects import LexingState, Report
 
 
@@ -17,5 +17,5 @@ def classify(dialect: str, text: bytes, state: LexingState, server_version: int 
     Raises ValueError for an unknown dialect, and nothing else.
     """
     if dialect == "postgres":
-        return classify_postgres.classify(text, state, server_version)
+        return classify_postgres(text, state, server_version)
     raise ValueError("unknown dialect")

@@ -15,17 +15,17 @@ from classifiers.effects import Effect, Kind, Report
 def compose(report: Report, names: Mapping[str, Report]) -> Report:
     """Replace what the report only names by what the names stand for.
 
-    A known name brings its effects and functions, and the `dynamic` of EXECUTE goes unless the inner statement is dynamic itself.
-    An unknown one leaves kind `dynamic` with flag unknown_prepared. Names prepared earlier in the same message are known.
+    A known name brings its effects and functions, and the `dynamic` of the wrapper goes unless what it wraps is dynamic itself: PREPARE of
+    a text that could be read, and EXECUTE of a known name, do only what is then listed. An unknown name leaves kind `dynamic`
+    with flag unknown_prepared. Names prepared earlier in the same message are known.
     """
-    if not report.uses:
+    if not report.uses and not report.prepares:
         return report
     own = {f"prepared:{name}": inner for name, inner in report.prepares}
     own.update({f"cursor:{name}": inner for name, inner in report.cursors})
     is_wiped = bool(report.deallocates)
-    effects: list[Effect] = []
     functions = dict.fromkeys(report.functions)
-    is_neutral, is_unknown = report.is_neutral, False
+    is_neutral, is_unknown = True, False
     inner_effects: dict[Effect, None] = {}
     for use in report.uses:
         in_text, known = own.get(use), None if is_wiped else names.get(use)
@@ -33,34 +33,33 @@ def compose(report: Report, names: Mapping[str, Report]) -> Report:
         if not found:
             is_unknown = True
         for inner in found:
-            inner_effects.update(dict.fromkeys(_without_wrapper(inner.effects)))
+            inner_effects.update(dict.fromkeys(inner.effects))
             functions.update(dict.fromkeys(inner.functions))
             is_neutral = is_neutral and inner.is_neutral
-    for effect in report.effects:
-        if effect.kind is Kind.DYNAMIC and not is_unknown and effect.flags <= _WRAPPER_FLAGS:
-            continue
-        effects.append(effect)
-    effects += [effect for effect in inner_effects if effect not in effects]
+    effects = [e for e in report.effects if is_unknown or e.kind is not Kind.DYNAMIC or not e.flags <= _WRAPPER_FLAGS]
+    wrapper = frozenset().union(*(e.flags for e in report.effects if e.kind is Kind.DYNAMIC and e not in effects))
+    known_effects = [replace(effect, flags=effect.flags | wrapper) if wrapper else effect for effect in inner_effects]
+    effects += [effect for effect in known_effects if effect not in effects]
     if is_unknown:
         effects.append(Effect(Kind.DYNAMIC, flags=frozenset(["unknown_prepared"])))
-        is_neutral = False
+    has_other_doubt = any(effect.kind in (Kind.DYNAMIC, Kind.UNPARSABLE) for effect in effects)
     return replace(
-        report, effects=tuple(effects), functions=tuple(functions), is_neutral=is_neutral,
-        reason=report.reason if is_unknown else "",
-    )  # fmt: skip
+        report,
+        effects=tuple(effects),
+        functions=tuple(functions),
+        is_neutral=is_neutral and not is_unknown and report.is_neutral,
+        reason=report.reason if has_other_doubt else "",
+    )
 
 
 _WRAPPER_FLAGS = frozenset(["prepare", "multi_statement"])
 
 
-def _without_wrapper(effects: tuple[Effect, ...]) -> list[Effect]:
-    return [effect for effect in effects if effect.kind is not Kind.EMPTY]
-
-
 def remember(report: Report, names: Mapping[str, Report]) -> dict[str, Report]:
     """The names after this text has succeeded.
 
-    A name prepared twice keeps both meanings out of the way: the later wins, as the server refuses the second without DEALLOCATE.
+    A name prepared twice means the later one; the server takes the second only after a DEALLOCATE. To be called only once the server has
+    answered without an error, and kept across ROLLBACK, which does not undo PREPARE.
     """
     kept = dict(names)
     for gone in report.deallocates:

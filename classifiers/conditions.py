@@ -133,7 +133,7 @@ def varies_by_row(node: exp.Expression) -> bool:
 
 
 def _query_of(column: exp.Expression, top: exp.Expression) -> exp.Expression | None:
-    at: exp.Expression | None = column
+    at: exp.Expr | None = column
     while at is not None and at is not top:
         at = at.parent
         if isinstance(at, exp.Select):

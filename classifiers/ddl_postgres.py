@@ -155,7 +155,7 @@ def _cut_check_option(tokens: list[Token]) -> list[Token]:
     return tokens
 
 
-def _index(cursor: TokenCursor, kind: str) -> Draft:  # noqa: ARG001 -- one signature for all rules
+def _index(cursor: TokenCursor, kind: str) -> Draft:
     draft = Draft()
     if cursor.word() != "ON":
         draft.act(Kind.DDL, cursor.dotted(), "write")
@@ -166,7 +166,7 @@ def _index(cursor: TokenCursor, kind: str) -> Draft:  # noqa: ARG001 -- one sign
     return draft
 
 
-def _routine(cursor: TokenCursor, kind: str) -> Draft:  # noqa: ARG001
+def _routine(cursor: TokenCursor, kind: str) -> Draft:
     """Everything after the name is the definition, which is not looked into: it runs later, under `code_body`."""
     draft = Draft()
     name = cursor.dotted()
@@ -207,7 +207,7 @@ def _trigger(cursor: TokenCursor, kind: str) -> Draft:
     return draft
 
 
-def _rule(cursor: TokenCursor, kind: str) -> Draft:  # noqa: ARG001
+def _rule(cursor: TokenCursor, kind: str) -> Draft:
     draft = Draft()
     cursor.name()
     cursor.expect("AS", "ON")
@@ -220,7 +220,7 @@ def _rule(cursor: TokenCursor, kind: str) -> Draft:  # noqa: ARG001
     return draft
 
 
-def _policy(cursor: TokenCursor, kind: str) -> Draft:  # noqa: ARG001
+def _policy(cursor: TokenCursor, kind: str) -> Draft:
     draft = Draft()
     cursor.name()
     cursor.expect("ON")
@@ -258,7 +258,7 @@ def _code(cursor: TokenCursor, kind: str) -> Draft:
     return draft
 
 
-def _extension(cursor: TokenCursor, kind: str) -> Draft:  # noqa: ARG001
+def _extension(cursor: TokenCursor, kind: str) -> Draft:
     draft = Draft()
     draft.act(Kind.DDL, cursor.name(), "write", "extension_load")
     check_plain(cursor.rest())
@@ -266,7 +266,7 @@ def _extension(cursor: TokenCursor, kind: str) -> Draft:  # noqa: ARG001
     return draft
 
 
-def _schema(cursor: TokenCursor, kind: str) -> Draft:  # noqa: ARG001
+def _schema(cursor: TokenCursor, kind: str) -> Draft:
     draft = Draft()
     if cursor.word() != "AUTHORIZATION":
         draft.act(Kind.DDL, cursor.name(), "write")
@@ -311,7 +311,7 @@ def published_tables(draft: Draft, tokens: list[Token]) -> None:
         scan_expressions(draft, cursor.rest())
 
 
-def _statistics(cursor: TokenCursor, kind: str) -> Draft:  # noqa: ARG001
+def _statistics(cursor: TokenCursor, kind: str) -> Draft:
     draft = Draft()
     tokens = cursor.rest()
     split = find_word(tokens, "FROM")

@@ -46,7 +46,7 @@ FLAGS = frozenset(
     privilege_change owner_change identity_change row_security_change secret_literal catalog_secret sample_leak dynamic_sql
     code_body prepare cursor multi_statement executable_comment explain explain_analyze session_semantics_change
     search_path_change audit_evasion server_config extension_load session_kill resource_abuse lock row_lock
-    function_side_effect unknown_function unknown_prepared""".split()
+    function_side_effect unknown_function unknown_prepared""".split()  # noqa: SIM905 -- a word list is read as prose
 )
 """Every flag a report may carry; policies are checked against it."""
 

@@ -132,6 +132,7 @@ def find_word(tokens: list[Token], *words: str) -> int:
         elif token.text in (")", "]"):
             depth -= 1
         elif depth == 0 and token.text == words[0] and (index == 0 or tokens[index - 1].text != "."):
-            if tuple(t.text for t in tokens[index : index + len(words)]) == words:
+            found = tuple(t.text for t in tokens[index : index + len(words)])
+            if found == words:
                 return index
     return -1

@@ -9,6 +9,8 @@ its argument types or a search_path that puts pg_catalog last. The first needs a
 carries search_path_change; both are seen. A catalogue will close this.
 """
 
+# Names of one meaning run over several lines, so:
+# ruff: noqa: ISC004
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -47,7 +47,7 @@ def explain(cursor: TokenCursor) -> Draft:
         inner = declare(TokenCursor(tokens))
         inner.cursors = []
     elif first in ("CREATE", "REFRESH"):
-        from classifiers.ddl_postgres import create, refresh  # noqa: PLC0415 -- CREATE … AS and EXPLAIN hold each other
+        from classifiers.ddl_postgres import create, refresh
 
         inner = create(TokenCursor(tokens)) if first == "CREATE" else refresh(TokenCursor(tokens))
         if first == "CREATE" and not any(key[0] is Kind.DML_READ for key in inner.acts):
@@ -85,9 +85,9 @@ def prepare(cursor: TokenCursor) -> Draft:
     cursor.expect("PREPARE")
     name = cursor.name()
     if cursor.word() == "(":
-        for each in split_commas(cursor.inside()):
-            _, after = skip_type(each, 0)
-            if after != len(each):
+        for argument in split_commas(cursor.inside()):
+            _, after = skip_type(argument, 0)
+            if after != len(argument):
                 raise Unreadable("a type that is not read")
     cursor.expect("AS")
     inner = inner_query(cursor.rest())
@@ -95,6 +95,8 @@ def prepare(cursor: TokenCursor) -> Draft:
     draft.act(Kind.DYNAMIC, "", "", "prepare")
     draft.prepares.append((name, inner.freeze("PREPARE", 1, ())))
     draft.merge(inner)
+    for kind, each, mode in list(draft.acts):
+        draft.act(kind, each, mode, "prepare")
     return draft
 
 
@@ -148,9 +150,9 @@ def fetch(cursor: TokenCursor) -> Draft:
         if cursor.accept_any("FORWARD", "BACKWARD"):
             if not cursor.accept("ALL"):
                 _count(cursor)
-        elif cursor.accept_any("ABSOLUTE", "RELATIVE"):
-            _count(cursor)
-        elif not cursor.accept_any("NEXT", "PRIOR", "FIRST", "LAST", "ALL"):
+        elif cursor.accept_any("ABSOLUTE", "RELATIVE") or not cursor.accept_any(
+            "NEXT", "PRIOR", "FIRST", "LAST", "ALL"
+        ):
             _count(cursor)
     cursor.accept_any("FROM", "IN")
     draft = Draft()
@@ -192,10 +194,10 @@ def copy(cursor: TokenCursor) -> Draft:
     columns = ["*"]
     if cursor.word() == "(":
         columns = []
-        for each in split_commas(cursor.inside()):
-            if len(each) != 1 or each[0].kind not in (WORD, QUOTED):
+        for column_tokens in split_commas(cursor.inside()):
+            if len(column_tokens) != 1 or column_tokens[0].kind not in (WORD, QUOTED):
                 raise Unreadable("a column list that is not read")
-            columns.append(each[0].value or "")
+            columns.append(column_tokens[0].value or "")
     direction = cursor.accept_any("FROM", "TO")
     draft = Draft()
     if direction == "TO":
@@ -271,9 +273,9 @@ def _copy_options(draft: Draft, cursor: TokenCursor, *, takes_where: bool) -> No
             depth += 1 if token.text == "(" else -1
         elif token.kind == STRING or token.text in (",", "*"):
             continue
-        elif depth == 0 and token.text not in _COPY_WORDS and not _in_force_list(tokens, index):
-            raise Unreadable("a COPY option that is not read")
-        elif depth and token.kind not in (WORD, QUOTED, NUMBER):
+        elif (depth == 0 and token.text not in _COPY_WORDS and not _in_force_list(tokens, index)) or (
+            depth and token.kind not in (WORD, QUOTED, NUMBER)
+        ):
             raise Unreadable("a COPY option that is not read")
 
 

@@ -10,7 +10,7 @@ import re
 
 from classifiers.effects import LexingState
 from classifiers.lexer_postgres import lex
-from classifiers.tokens import STRING, WORD, Token, Unreadable
+from classifiers.tokens import QUOTED, STRING, WORD, Token, Unreadable
 
 _HINT = re.compile(
     rb"passw|pwd|secret|conninfo|connection|credential|dblink|apikey|api_key|token|crypt|digest|hmac|://|\\0|u&|md5|scram",
@@ -62,20 +62,21 @@ def _is_secret(text: bytes, tokens: list[Token], index: int) -> bool:
     before = tokens[index - 1] if index else None
     if before is None:
         return False
-    if before.text in ("=", "=>", ":=", "TO") or before.text == "(":
+    if before.text in ("=", "=>", ":=", "TO", "("):
         name = tokens[index - 2] if index > 1 else None
-        if name is not None and name.value and name.kind != STRING:
-            if _SECRET_NAME.search(name.value) or (before.text == "(" and name.value in _CALLS):
-                return True
-    if before.text in _AFTER or (
-        before.kind != STRING and before.value and before.kind == WORD and _SECRET_NAME.search(before.value)
-    ):
-        return True
-    if before.value and before.kind != STRING and before.text == "" and _SECRET_NAME.search(before.value):
+        if name is not None and _is_secret_name(name):
+            return True
+        if before.text == "(" and name is not None and name.kind != STRING and name.value in _CALLS:
+            return True
+    if before.text in _AFTER or _is_secret_name(before):
         return True
     if before.text == ",":
         return _follows_secret_argument(tokens, index)
     return False
+
+
+def _is_secret_name(token: Token) -> bool:
+    return token.kind in (WORD, QUOTED) and bool(token.value) and _SECRET_NAME.search(token.value or "") is not None
 
 
 def _follows_secret_argument(tokens: list[Token], index: int) -> bool:

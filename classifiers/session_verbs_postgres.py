@@ -22,9 +22,9 @@ def transaction(cursor: TokenCursor) -> Draft:
     elif verb == "SAVEPOINT":
         cursor.name()
     elif verb == "RELEASE":
-        if cursor.word() == "SAVEPOINT" and not cursor.word(1) == "":
-            cursor.at += 1
-        elif cursor.word() == "SAVEPOINT" and cursor.kind(1):
+        if (cursor.word() == "SAVEPOINT" and not cursor.word(1) == "") or (
+            cursor.word() == "SAVEPOINT" and cursor.kind(1)
+        ):
             cursor.at += 1
         cursor.name()
     elif verb in ("BEGIN", "START"):

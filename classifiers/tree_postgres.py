@@ -30,7 +30,7 @@ _PLAIN = (
     exp.LT, exp.LTE, exp.GT, exp.GTE, exp.Sub, exp.Neg, exp.Mul, exp.Is, exp.In, exp.Any, exp.All, exp.Between, exp.Like, exp.ILike,
     exp.Case, exp.If, exp.Exists, exp.Window, exp.WindowSpec, exp.Filter, exp.WithinGroup, exp.Order, exp.Ordered, exp.Distinct, exp.Alias,
     exp.Var, exp.Where, exp.Group, exp.Rollup, exp.Cube, exp.GroupingSets, exp.Having, exp.Limit, exp.Offset, exp.NullSafeEQ,
-    exp.NullSafeNEQ, exp.Star, 
+    exp.NullSafeNEQ, exp.Star,
 )  # fmt: skip
 """Nodes that mean nothing but their children."""
 
@@ -80,9 +80,9 @@ def classify_query(tokens: list[Token]) -> Draft:
         trees = sqlglot.parse(canonical.text, read="postgres")
     except (SqlglotError, RecursionError, TypeError, ValueError, AttributeError, IndexError, KeyError):
         raise Unreadable("the statement is not understood") from None
-    if len(trees) != 1 or trees[0] is None:
+    tree = trees[0] if len(trees) == 1 else None
+    if not isinstance(tree, exp.Expression):
         raise Unreadable("the statement is not understood")
-    tree = trees[0]
     reader = _Reader(tokens)
     reader.restore_names(tree)
     reader.top(tree)
@@ -426,8 +426,7 @@ class _Reader:
                     _only(each)
                 if isinstance(each, exp.Alias):
                     self.note_named(each.args.get("alias"))
-                for child in each.iter_expressions(reverse=True):
-                    stack.append(child)
+                stack += each.iter_expressions(reverse=True)
             else:
                 raise Unreadable("a form of expression that is not read")
 
