@@ -24,7 +24,6 @@ from support.server_log import LOG_SETTINGS, ServerLog, file_reader
 
 from dbproxy.embedded.binaries import find_all, find_binaries
 from dbproxy.embedded.certificates import CertificateAuthority, CertificateFiles
-from dbproxy.embedded.errors import EmbeddedServerError
 from dbproxy.embedded.server import EmbeddedPostgres
 from dbproxy.embedded.shop import SHOP_SQL
 
