@@ -99,8 +99,9 @@ def decide(policy: Policy, report: Report, context: Context) -> Decision:
     return Decision(first.action, tuple(hits), message, policy.sha256, policy.unsafe)
 
 
-def _order(hit: Hit) -> tuple[bool, int, str]:
-    return hit.mode is Mode.SHADOW, -STRENGTH[hit.action], hit.rule
+def _order(hit: Hit) -> tuple[bool, int, bool, str]:
+    # A rule says more than a default: it has a message of its own.
+    return hit.mode is Mode.SHADOW, -STRENGTH[hit.action], hit.rule.startswith("defaults."), hit.rule
 
 
 def _default(name: str, action: Action, matched: str) -> Hit:

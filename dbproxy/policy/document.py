@@ -5,10 +5,11 @@ Counterpart: load.py checks the words against the vocabulary and compiles the ru
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from classifiers.effects import FLAGS, Kind
 from config.settings import Model
@@ -71,10 +72,23 @@ class RuleSeverity(StrEnum):
     CRITICAL = "critical"
 
 
+_RULE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
+
+
 def _one_or_many(value: object) -> object:
     if isinstance(value, list):
         return tuple(value)
-    return (value,) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return (value,)
+    raise ValueError("must be text or a list of texts; put numbers in quotes")
+
+
+def _rule_name(text: str) -> str:
+    if not re.fullmatch(_RULE_NAME, text):
+        raise ValueError("must be 1 to 63 letters, digits and any of _ . - (the first a letter or digit)")
+    if text.startswith("defaults."):
+        raise ValueError("names that begin with 'defaults.' stand for the defaults")
+    return text
 
 
 def _words(schema: dict[str, object]) -> dict[str, object]:
@@ -129,7 +143,7 @@ class MatchSpec(Model):
 class RuleSpec(Model):
     """One rule."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+    name: Annotated[str, AfterValidator(_rule_name), WithJsonSchema({"type": "string", "pattern": f"^{_RULE_NAME}$"})]
     """Unique among all files; shown to the person who is refused, and in every audit event."""
     match: MatchSpec
     """When the rule applies. Rules that restrict fire if any effect of the statement matches; allow needs that all of them do."""

@@ -14,7 +14,7 @@ from pathlib import Path as FilePath
 
 from classifiers.effects import FLAGS, Kind
 from config.check import check_document, salvage
-from config.document import MAX_BYTES, Document, Path, parse_document
+from config.document import MAX_BYTES, Document, Path, parse_document, render_path
 from config.errors import ConfigError, Problem, suggest
 from config.files import read_trusted
 from config.settings import SHIPPED_POLICIES, read_network
@@ -153,8 +153,6 @@ class _Compiler:
 
     def _rule(self, document: Document, place: Path, spec: RuleSpec) -> Rule | None:
         before = len(self.problems)
-        if spec.name.startswith("defaults."):
-            self._error(document, (*place, "name"), "names that begin with 'defaults.' stand for the defaults")
         match = self._condition(document, (*place, "match"), spec.match)
         unless = None if spec.unless is None else self._condition(document, (*place, "unless"), spec.unless)
         if spec.action is RuleAction.APPROVE:
@@ -171,7 +169,8 @@ class _Compiler:
         return Rule(spec.name, match, unless, action, mode, Severity(spec.severity.value), spec.message)
 
     def _condition(self, document: Document, place: Path, spec: MatchSpec) -> Condition:
-        if not spec.model_fields_set:
+        under = render_path(place) + "."
+        if not spec.model_fields_set and not any(problem.key.startswith(under) for problem in self.problems):
             self._error(
                 document, place, "must name at least one key; what holds for every statement is defaults.action"
             )

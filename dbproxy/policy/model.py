@@ -158,7 +158,7 @@ class Hit(NamedTuple):
 class Decision:
     """What is to be done with a statement, and why.
 
-    hits: all that matched; enforced before shadow, the strictest first, then by name. message: of the first hit, may be "".
+    hits: all that matched; enforced before shadow, the strictest first, then rules before defaults, then by name. message: of the first hit, may be "".
     """
 
     action: Action

@@ -61,7 +61,7 @@ def evaluate(policy: dict[str, Any], report: Report, context: Context) -> tuple[
     default = defaults.get("action", "allow")
     if default != "allow" and not is_allowed:
         hits.append(("defaults.action", "enforce", default))
-    hits.sort(key=lambda hit: (hit[1] == "shadow", -ORDER.index(hit[2]), hit[0]))
+    hits.sort(key=lambda hit: (hit[1] == "shadow", -ORDER.index(hit[2]), hit[0].startswith("defaults."), hit[0]))
     enforced = [ORDER.index(action) for _, mode, action in hits if mode == "enforce"]
     return ORDER[max(enforced, default=0)], hits
 
@@ -159,8 +159,4 @@ def name_matches(pattern: str, name: str, context: Context, is_function: bool, c
         return None
     if context.search_path is None:
         return None if not in_catalog or fnmatch.fnmatchcase("public", schema_pattern) else False
-    return (
-        True
-        if any(each == "$user" or fnmatch.fnmatchcase(each, schema_pattern) for each in context.search_path)
-        else False
-    )
+    return any(each == "$user" or fnmatch.fnmatchcase(each, schema_pattern) for each in context.search_path)
