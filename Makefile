@@ -22,6 +22,7 @@ help: ## this list
 	@echo "  make demo ONCE=1           end after the tour; exit 0 only if every step did what it says"
 	@echo "  make test ENGINES=postgres the database engines that must be there (default: all)"
 	@echo "  make test ALLOW_MISSING=1  skip the tests whose programs are missing, instead of failing"
+	@echo "  make bench ARGS=--quick    options of the measurement: ARGS=--help"
 	@echo "  make ... PYTHON=/path      another Python for the virtual environment"
 
 install: ## make .venv with everything that developing and testing needs
@@ -52,7 +53,7 @@ demo: ## the tour on an embedded PostgreSQL (ONCE=1: then end)
 bench: install ## pgbench direct, HAProxy, PgBouncer and dbproxy, interleaved
 	@PYTHONPATH=tests $(PY) -m support.requirements --bench
 	@mkdir -p $(REPORTS)
-	@$(PYTEST) tests/bench -m bench -s -p no:cacheprovider --timeout=0
+	@PYTHONPATH=.:tests $(PY) -m bench.run $(ARGS)
 
 format: install ## format and fix what can be fixed
 	@$(PY) -m ruff format .

@@ -234,7 +234,8 @@ class EmbeddedPostgres:
     def _run_server(self) -> bool:
         """Start the server and wait until it is ready. Returns False if it ends or is not ready in time."""
         account, data = self._known_account(), self._in_folder("data")
-        with self.log_path.open("ab") as log:
+        # Ours alone to read: with log_statement on, it holds the text of CREATE ROLE ... PASSWORD.
+        with os.fdopen(os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
             self._process = account.spawn(
                 [self.binaries.program("postgres"), "-D", data, "-p", str(self.port)],
                 environment=self._environment(),

@@ -69,6 +69,7 @@ def test_every_installation_found_starts_and_leaves_nothing_behind(each: Binarie
         assert server.fetch("select $1::int + 1", 1) == [(2,)]
         assert server.fetch("show server_version")[0][0].startswith(each.version)
         assert server.password not in repr(server)
+        assert server.log_path.stat().st_mode & 0o077 == 0
         if os.geteuid() == 0:
             assert folder.stat().st_mode & 0o777 == 0o711
             assert (folder / "data").stat().st_uid == find_account().uid
