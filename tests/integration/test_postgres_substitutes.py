@@ -186,3 +186,13 @@ def test_protocol_can_execute_a_cursor_that_sql_declared_over_its_portal(databas
         (1, pg.execute("c", 1) + SYNC),
     ]
     assert run(database, exchanges)[-1] in {"D66 s ZT", "D66 C ZT"}
+
+
+def test_sql_execute_runs_what_the_protocol_prepared(database: Database) -> None:
+    """Even DEALLOCATE and COPY FROM STDIN, which SQL's own PREPARE does not take."""
+    prepare = pg.parse("n", "SELECT 42") + pg.parse("d", "DEALLOCATE n") + SYNC
+    exchanges = [(1, prepare), (1, pg.query("EXECUTE d")), (1, pg.bind("", "n") + SYNC)]
+    assert run(database, exchanges) == ["1 1 ZI", "C ZI", "26000 ZI"]
+    copy = pg.query("EXECUTE d") + pg.copy_data("7\n") + pg.copy_done()
+    exchanges = [(1, pg.parse("d", "COPY substitutes FROM STDIN") + SYNC), (1, copy), COUNT]
+    assert run(database, exchanges) == ["1 ZI", "G C ZI", "D6 C ZI"]

@@ -171,3 +171,29 @@ def test_closing_names_makes_room_below_the_cap() -> None:
         _parsed(pair, "n", "x")
         pair.client(pg.close("S", "n"), pg.sync()).server(pg.close_complete(), pg.ready())
     assert {each.status for each in pair.host.outcomes().values()} == {"OK"}
+
+
+@pytest.mark.xfail(strict=True, reason="every text with `discard` in it forgets all names, a column name too")
+def test_column_called_like_discard_costs_no_names() -> None:
+    """Else each later execution in the session would be judged without its text, and refused where that is the rule."""
+    pair = Pair()
+    _parsed(pair, "n", "select 1")
+    _parsed(pair, "d", "update t set discarded_at = now()")
+    pair.client(pg.bind("", "d"), pg.execute(), pg.sync())
+    pair.server(pg.bind_complete(), pg.command_complete("UPDATE 1"), pg.ready())
+    pair.client(pg.query("select * from t where discarded_at is null"))
+    pair.server(pg.command_complete("SELECT 0"), pg.ready())
+    assert _text_judged_at_bind(pair, "n") == b"select 1"
+    pair.server(pg.bind_complete(), pg.command_complete("SELECT 1"), pg.ready())
+    assert _text_judged_at_bind(pair, "d") == b"update t set discarded_at = now()"
+
+
+@pytest.mark.xfail(strict=True, reason="SQL's EXECUTE of what Parse prepared is not looked through")
+def test_sql_execute_of_a_prepared_deallocate_is_not_vouched_for() -> None:
+    """SQL's EXECUTE runs what Parse prepared, DEALLOCATE too (seen on PostgreSQL 18)."""
+    pair = Pair()
+    _parsed(pair, "n", "harmless")
+    _parsed(pair, "d", "DEALLOCATE n")
+    pair.client(pg.query("EXECUTE d")).server(pg.command_complete("DEALLOCATE"), pg.ready())
+    pair.client(pg.query("PREPARE n AS evil")).server(pg.command_complete("PREPARE"), pg.ready())
+    assert _text_judged_at_bind(pair, "n") is None
