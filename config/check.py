@@ -109,7 +109,10 @@ def _problem(document: Document, model: type[BaseModel], error: ErrorDetails) ->
 
 
 def _text(kind: str, path: Path, model: type[BaseModel], error: ErrorDetails) -> str:
-    context = error.get("ctx", {})
+    context = {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value
+        for key, value in error.get("ctx", {}).items()
+    }
     if kind == "extra_forbidden":
         return f"unknown key{suggest(str(path[-1]), known_keys(model, path[:-1]))}"
     if kind in ("enum", "literal_error"):
