@@ -38,11 +38,9 @@ def note_set_config(draft: Draft, setting: str | None) -> None:
 
 def note_operator(draft: Draft, schema: str, operator: str) -> None:
     """An operator that is not the server's own runs a function that cannot be seen."""
-    if operator not in OPERATORS and operator not in _GRAMMAR_OPERATORS:
-        known = False
-    else:
-        known = schema in ("", "pg_catalog")
-    if not known:
+    # @@@ is a deprecated spelling of @@ that only operators of users have today.
+    is_builtin = operator != "@@@" and (operator in OPERATORS or operator in _GRAMMAR_OPERATORS)
+    if not is_builtin or schema not in ("", "pg_catalog"):
         draft.act(Kind.DYNAMIC, "", "", "unknown_function")
         draft.is_neutral = False
         draft.reason = draft.reason or "an operator runs a function that cannot be seen"

@@ -51,10 +51,11 @@ class Canonical:
     """One statement made canonical. Read-only after `make_canonical`.
 
     text: for the parse library. types: cast targets. operators: (schema or "", operator). has_row_lock, is_current_of: clauses taken out.
+    has_named_arguments: some call names its arguments, so their order says nothing.
     verbs: how often INSERT, UPDATE, DELETE, MERGE stand as keywords. calls: indexes of names that an opening parenthesis follows.
     """
 
-    __slots__ = ("calls", "has_row_lock", "is_current_of", "operators", "text", "types", "verbs")
+    __slots__ = ("calls", "has_named_arguments", "has_row_lock", "is_current_of", "operators", "text", "types", "verbs")
 
     def __init__(self) -> None:
         self.text = ""
@@ -63,6 +64,7 @@ class Canonical:
         self.verbs = {"INSERT": 0, "UPDATE": 0, "DELETE": 0, "MERGE": 0}
         self.calls: list[int] = []
         self.has_row_lock = False
+        self.has_named_arguments = False
         self.is_current_of = False
 
 
@@ -84,10 +86,13 @@ class _Writer:
         self.out: list[str] = []
         self.frames: list[list[str]] = [["", "", ""]]
         self.result = Canonical()
+        self.names = bytearray(self.end)  # 1 where a word was written as a name: it is no keyword to what follows
 
     def word(self, offset: int) -> str:
         index = self.at + offset
-        return self.tokens[index].text if 0 <= index < self.end else ""
+        if not 0 <= index < self.end or (offset < 0 and self.names[index]):
+            return ""
+        return self.tokens[index].text
 
     def kind(self, offset: int) -> int:
         index = self.at + offset
@@ -116,7 +121,7 @@ class _Writer:
         else:
             self.out.append(token.text if token.text.isdigit() else "0.5")
         self.at += 1
-        if self.word(0) == "," and self.word(-2) in ("(", ",", "[") and self.frames[-1][0] in ("(", "["):
+        if self.word(0) == "," and self.word(-2) in ("(", ",", "[") and self.frames[-1][0] in ("(", "[", "VALUES"):
             self._cut_literals()
 
     def _cut_literals(self) -> None:
@@ -133,9 +138,11 @@ class _Writer:
         elif text == ")":
             if self.frames[-1][0] == "CAST":
                 raise Unreadable("a CAST without a type")
-            self.frames.pop()
+            opener = self.frames.pop()[0]
             self.out.append(")")
             self.at += 1
+            if opener == "USING" and self.word(0) == "AS" and self.kind(1) in (WORD, QUOTED):
+                self.at += 2  # JOIN … USING (a) AS x
             if self.kind(0) == STRING:
                 raise Unreadable("a string after a closing parenthesis")
             if self.word(0) == "," and self.word(1) == "(":
@@ -168,7 +175,7 @@ class _Writer:
 
     def _open(self) -> None:
         before = self.word(-1)
-        opener = before if before in _CALL_SYNTAX or before in ("CAST", "TREAT", "OVER", "VALUES") else "("
+        opener = before if before in _CALL_SYNTAX or before in ("CAST", "TREAT", "OVER", "VALUES", "USING") else "("
         if opener == "TREAT":
             opener = "CAST"
         if before == "AS" and self.word(-3) in ("WINDOW", ","):
@@ -206,17 +213,25 @@ class _Writer:
         if text == "*" and self.word(1) in _AFTER_STAR and self.kind(-1) in (WORD, QUOTED) and self._is_name(-1):
             self.at += 1  # FROM t *: the old spelling of "with children"
             return
+        if text == "*" and not self._is_star(before):
+            text = "-"
         self.out.append(text if text in _COMPARISONS else "-")
         self.at += 1
         if before == "USING" and self.frames[-1][1] == "ORDER":
             del self.out[-2:]
 
+    def _is_star(self, before: str) -> bool:
+        """`*` for all columns, not for times."""
+        return (
+            before in RESERVED
+            or before in (".", ",", "(")
+            or self.word(1) in _AFTER_STAR
+            and self.kind(1) not in (STRING, QUOTED)
+        )
+
     def _is_name(self, offset: int) -> bool:
         index = self.at + offset
-        token = self.tokens[index]
-        if token.kind == QUOTED or (index and self.tokens[index - 1].text == "."):
-            return True
-        return token.text not in RESERVED
+        return bool(self.names[index]) or self.tokens[index].text not in RESERVED
 
     def _name(self) -> None:
         """Write the name at hand; before it, see whether it begins a typed literal (`date '2020-01-01'`) or names an argument."""
@@ -234,10 +249,12 @@ class _Writer:
                 self.at = last + 1
                 return
         following = self.word(1)
-        if following in ("=>", ":=") and self.word(-1) in ("(", ","):
+        if following in ("=>", ":=") and self.word(-1) in ("(", ",", "SELECT"):
+            self.result.has_named_arguments = True
             self.at += 2
             return
         self.out.append(f'"~{index}"')
+        self.names[index] = 1
         self.at += 1
         if following == "(":
             self.result.calls.append(index)
@@ -262,7 +279,7 @@ class _Writer:
                 self._name()
                 return
             self._keyword(text)
-        elif text in FIRST_WORDS and after not in (".", ",", ")", ""):
+        elif text in FIRST_WORDS and after not in (".", ",", ")"):
             self._type_word(text)
         elif text in RESERVED or (text in TYPE_FUNC_NAMES and after != "("):
             raise Unreadable("a keyword in a place that is not read")
@@ -562,6 +579,7 @@ class _Writer:
             while self.at < depth + 1:
                 token = self.tokens[self.at]
                 self.out.append("." if token.text == "." else f'"~{self.at}"')
+                self.names[self.at] = 1
                 self.at += 1
             self.at += 1
         return True
@@ -610,6 +628,7 @@ class _Writer:
             if self.kind(0) not in (WORD, QUOTED):
                 raise Unreadable("a name is missing")
             parts.append(self.tokens[self.at].value or "")
+            self.names[self.at] = 1
             self.at += 1
             if self.word(0) != ".":
                 return tuple(parts)
@@ -663,6 +682,8 @@ class _Writer:
     def rule_is(self, before: str, after: str) -> bool:
         step = 2 if after == "NOT" else 1
         what = self.word(step)
+        if what in ("JSON", "DOCUMENT", "NORMALIZED", "NFC", "NFD", "NFKC", "NFKD"):
+            return self._skip_predicate(step)
         if what not in ("NULL", "TRUE", "FALSE", "UNKNOWN", "DISTINCT"):
             raise Unreadable("a test with IS that is not read")
         self.out.append("IS NOT" if step == 2 else "IS")
@@ -675,6 +696,20 @@ class _Writer:
                 raise Unreadable("a test with IS that is not read")
             self.out.append("DISTINCT FROM")
             self.at += 2
+        return True
+
+    def _skip_predicate(self, step: int) -> bool:
+        self.at += step + 1
+        if self.word(-1) == "JSON":
+            if self.word(0) in ("VALUE", "SCALAR", "ARRAY", "OBJECT"):
+                self.at += 1
+            if self.word(0) in ("WITH", "WITHOUT") and self.word(1) == "UNIQUE":
+                self.at += 3 if self.word(2) == "KEYS" else 2
+        elif self.word(-1) not in ("DOCUMENT", "NORMALIZED"):
+            if self.word(0) != "NORMALIZED":
+                raise Unreadable("a test with IS that is not read")
+            self.at += 1
+        self.out.append("IS NOT NULL" if step == 2 else "IS NULL")
         return True
 
     def rule_isnull(self, before: str, after: str) -> bool:
@@ -723,6 +758,17 @@ class _Writer:
                 raise Unreadable("a keyword in a place that is not read")
             self.at += 3
         return True
+
+    def rule_current_schema(self, before: str, after: str) -> bool:
+        return False if after == "(" else self.rule_constant(before, after)
+
+    def rule_all(self, before: str, after: str) -> bool:
+        """ALL and SOME behind an operator are read as ANY."""
+        if after == "(" and (self.kind(-1) == OP or before in ("LIKE", "ILIKE", ")")):
+            self.out.append("ANY")
+            self.at += 1
+            return True
+        return False
 
     def rule_exists(self, before: str, after: str) -> bool:
         if after == "(":
@@ -797,6 +843,9 @@ _RULES = {
     "ASYMMETRIC": _Writer.rule_symmetric,
     "VARIADIC": _Writer.rule_variadic,
     "EXISTS": _Writer.rule_exists,
+    "CURRENT_SCHEMA": _Writer.rule_current_schema,
+    "ALL": _Writer.rule_all,
+    "SOME": _Writer.rule_all,
     **dict.fromkeys(_CONSTANT_WORDS, _Writer.rule_constant),
     **dict.fromkeys(_CALL_SYNTAX, _Writer.rule_special_call),
 }

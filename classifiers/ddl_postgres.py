@@ -162,6 +162,8 @@ def _index(cursor: TokenCursor, kind: str) -> Draft:
     cursor.expect("ON")
     cursor.accept("ONLY")
     draft.act(Kind.DDL, cursor.dotted(), "write")
+    if cursor.accept("USING"):
+        cursor.name()
     scan_expressions(draft, cursor.rest())
     return draft
 

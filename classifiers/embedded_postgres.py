@@ -86,7 +86,8 @@ def _operator(draft: Draft, tokens: list[Token], at: int) -> int:
 def _name(draft: Draft, tokens: list[Token], at: int, kind: Kind) -> int:
     before = tokens[at - 1].text if at else ""
     start = at
-    is_keyword = tokens[at].text in RESERVED or tokens[at].text in _NO_CALL
+    is_operand = at > 0 and (tokens[at - 1].kind == OP or before in _EXPRESSION_BEFORE)
+    is_keyword = tokens[at].text in RESERVED or (tokens[at].text in _NO_CALL and not is_operand)
     parts = [tokens[at].value or ""]
     while at + 2 < len(tokens) and tokens[at + 1].text == "." and tokens[at + 2].kind in (WORD, QUOTED):
         at += 2
@@ -95,7 +96,8 @@ def _name(draft: Draft, tokens: list[Token], at: int, kind: Kind) -> int:
     following = tokens[at + 1] if at + 1 < len(tokens) else None
     if following is None or is_keyword:
         return at + 1
-    if following.text == "(" and before not in _BEFORE_TABLE:
+    is_index_method = before == "USING" and start > 1 and tokens[start - 2].text == "EXCLUDE"
+    if following.text == "(" and before != "REFERENCES" and not is_index_method:
         if not is_builtin_type(tuple(parts)):
             note_function(draft, tuple(parts), kind)
     elif (

@@ -31,7 +31,7 @@ def find_table_positions(tokens: list[Token]) -> frozenset[int]:
         token = tokens[at]
         word = token.text
         frame = frames[-1]
-        before = text(at - 1)
+        before = "" if text(at - 2) == "." else text(at - 1)  # t.as is no AS
         if before == "." or (before == "AS" and token.kind == WORD and word not in ("MATERIALIZED", "NOT")):
             frame[1] = False
         elif word == "(":
@@ -55,11 +55,12 @@ def find_table_positions(tokens: list[Token]) -> frozenset[int]:
         elif word == "UPDATE" and before in ("", "(", ")") and (_is_name(tokens, at + 1) or text(at + 1) == "ONLY"):
             frame[1] = text(at + 1) != "FROM"
         elif word == "USING":
-            if text(at + 1) != "(" or text(at + 2) in _NAMES_NO_TABLE:
+            follows = tokens[at + 1].kind if at + 1 < end else 0
+            if follows in (WORD, QUOTED) or (text(at + 1) == "(" and text(at + 2) in _NAMES_NO_TABLE):
                 frame[0] = frame[1] = before != ""
         elif word == ",":
             frame[1] = frame[0]
-        elif word in _ENDS_FROM:
+        elif word in _ENDS_FROM or word == "WITH":
             frame[0] = frame[1] = False
         elif (
             frame[1]

@@ -22,9 +22,7 @@ def transaction(cursor: TokenCursor) -> Draft:
     elif verb == "SAVEPOINT":
         cursor.name()
     elif verb == "RELEASE":
-        if (cursor.word() == "SAVEPOINT" and not cursor.word(1) == "") or (
-            cursor.word() == "SAVEPOINT" and cursor.kind(1)
-        ):
+        if cursor.word() == "SAVEPOINT" and cursor.kind(1):
             cursor.at += 1
         cursor.name()
     elif verb in ("BEGIN", "START"):
@@ -173,7 +171,10 @@ def set_setting(draft: Draft, cursor: TokenCursor, kind: Kind, *flags: str) -> N
 
 
 def _change(draft: Draft, kind: Kind, name: str, *flags: str) -> None:
-    draft.act(kind, "", "", *flags, *find_setting_flags(name))
+    meaning = find_setting_flags(name)
+    draft.act(kind, "", "", *flags, *meaning)
+    if "dynamic_sql" in meaning:
+        draft.act(Kind.DYNAMIC, "", "", "dynamic_sql")
     if not is_neutral_setting(name):
         draft.is_neutral = False
 
@@ -208,16 +209,10 @@ def reset(cursor: TokenCursor) -> Draft:
 
 def reset_setting(draft: Draft, cursor: TokenCursor, kind: Kind, *flags: str) -> None:
     if cursor.accept("ALL"):
-        draft.act(
-            kind,
-            "",
-            "",
-            *flags,
-            "session_semantics_change",
-            "search_path_change",
-            "row_security_change",
-            "audit_evasion",
-        )
+        draft.act(kind, "", "", *flags, "session_semantics_change", "search_path_change")
+        if kind is not Kind.SESSION:
+            # A stored default may be what keeps auditing on. In a session RESET goes back to those defaults, and drivers send it often.
+            draft.act(kind, "", "", "row_security_change", "audit_evasion")
         draft.is_neutral = False
     elif cursor.accept("TIME", "ZONE") or cursor.accept("TRANSACTION", "ISOLATION", "LEVEL"):
         draft.act(kind, "", "", *flags)
@@ -246,7 +241,8 @@ def discard(cursor: TokenCursor) -> Draft:
         raise Unreadable("a word is missing")
     draft.act(Kind.SESSION)
     if what == "ALL":
-        draft.act(Kind.SESSION, "", "", "session_semantics_change", "search_path_change", "identity_change")
+        # Its SET SESSION AUTHORIZATION DEFAULT goes back to the role that logged in: no change of identity to speak of.
+        draft.act(Kind.SESSION, "", "", "session_semantics_change", "search_path_change")
         draft.deallocates += ["*", "cursor:*"]
         draft.is_neutral = False
     cursor.expect_done()

@@ -48,6 +48,16 @@ _EXACT: dict[str, tuple[str, ...]] = {
 _AUDIT_PREFIXES = ("log_", "pgaudit.", "auto_explain.", "pg_stat_statements.", "syslog_", "set_user.", "pgauditlogtofile.", "event_source",
                    "pg_stat_monitor.", "session_exec.", "supautils.", "anon.", "credcheck.")  # fmt: skip
 
+_CODE_PREFIXES = (
+    "plperl.on_",
+    "plperl.plperl_on",
+    "pltcl.start_proc",
+    "pltclu.start_proc",
+    "plv8.start_proc",
+    "plpython.",
+)
+"""Settings whose value is code that a language runs when it starts."""
+
 
 def find_setting_flags(name: str) -> frozenset[str]:
     """name: as written; settings' names are compared without regard to case."""
@@ -55,6 +65,8 @@ def find_setting_flags(name: str) -> frozenset[str]:
     flags = set(_EXACT.get(name, ()))
     if name in _MEANING or name in ("role", "session_authorization", "schema"):
         flags.add("session_semantics_change")
+    if name.startswith(_CODE_PREFIXES):
+        flags.add("dynamic_sql")
     if name.startswith(_AUDIT_PREFIXES):
         flags.add("audit_evasion")
     if name in ("role", "session_authorization"):

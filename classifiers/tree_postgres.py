@@ -84,6 +84,7 @@ def classify_query(tokens: list[Token]) -> Draft:
     if not isinstance(tree, exp.Expression):
         raise Unreadable("the statement is not understood")
     reader = _Reader(tokens)
+    reader.has_named_arguments = canonical.has_named_arguments
     reader.restore_names(tree)
     reader.top(tree)
     reader.check_counts(canonical.verbs, canonical.calls)
@@ -107,6 +108,7 @@ class _Reader:
         self.draft = Draft()
         self.tables: set[int] = set()
         self.named: set[int] = set()
+        self.has_named_arguments = False
         self.verbs = {"INSERT": 0, "UPDATE": 0, "DELETE": 0, "MERGE": 0}
 
     def restore_names(self, tree: exp.Expression) -> None:
@@ -298,7 +300,7 @@ class _Reader:
             self.expression(node.this, scope, ctes)
             self.bind(node, scope, _Source(""))
             return False
-        if isinstance(node, exp.Subquery) and isinstance(node.this, exp.Table):
+        if isinstance(node, exp.Subquery) and _is_join_tree(node.this):
             _only(node, "this", "alias", "joins")
             inside = _Scope(outer=scope.outer) if node.args.get("alias") else scope
             is_open = self.source(node.this, inside, ctes)
@@ -400,6 +402,7 @@ class _Reader:
         if kind is None:
             raise Unreadable("a column list that is not read")
         for each in kind.find_all(exp.Identifier):
+            self.note_named(each)
             note_type(self.draft, (each.name,))
 
     # expressions
@@ -463,7 +466,12 @@ class _Reader:
         arguments = node.expressions
         if name == "set_config":
             first = arguments[0] if arguments else None
-            is_plain = isinstance(first, exp.Literal) and first.is_string and first.meta["is_known"]
+            is_plain = (
+                isinstance(first, exp.Literal)
+                and first.is_string
+                and first.meta["is_known"]
+                and not self.has_named_arguments
+            )
             note_set_config(self.draft, str(first.this) if is_plain and first is not None else None)
         if len(arguments) == 1 and isinstance(arguments[0], exp.Column) and arguments[0].args.get("table") is None:
             source = scope.sources.get(arguments[0].name)
@@ -588,7 +596,9 @@ class _Reader:
             if not isinstance(item, exp.EQ):
                 raise Unreadable("an assignment in a form that is not read")
             left = item.this
-            while isinstance(left, exp.Paren):
+            while isinstance(left, exp.Paren | exp.Sub):
+                if isinstance(left, exp.Sub):  # a subscript
+                    self.expression(left.expression, scope, ctes)
                 left = left.this
             for column in left.expressions if isinstance(left, exp.Tuple) else [left]:
                 if not isinstance(column, exp.Column):
@@ -665,6 +675,13 @@ def _only(node: exp.Expression, *keys: str) -> None:
     for key, value in node.args.items():
         if value and key not in keys:
             raise Unreadable("a clause that is not read")
+
+
+def _is_join_tree(node: exp.Expression) -> bool:
+    """Parentheses around a join, not around a query."""
+    if isinstance(node, exp.Subquery):
+        return bool(node.args.get("alias") or node.args.get("joins"))
+    return isinstance(node, exp.Table)
 
 
 def _is_limited(node: exp.Expression) -> bool:
