@@ -17,7 +17,7 @@ from support.relays import Pair, postgres_relay
 
 from protocol.contract import FORWARD, Side, Statement, Verdict
 
-FRAMES = int(os.environ.get("FUZZ_FRAMES", "20000"))
+FRAMES = int(os.environ.get("FUZZ_FRAMES", "8000"))
 FOUND = Path(__file__).parent / "found"
 INTERESTING = (
     b"\0",

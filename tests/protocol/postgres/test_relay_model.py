@@ -16,7 +16,7 @@ from support.transcripts import show
 
 from protocol.contract import Side
 
-SCENARIOS = 250
+SCENARIOS = 100
 
 
 @pytest.mark.parametrize("block", range(8))
