@@ -225,8 +225,7 @@ class _Writer:
         return (
             before in RESERVED
             or before in (".", ",", "(")
-            or self.word(1) in _AFTER_STAR
-            and self.kind(1) not in (STRING, QUOTED)
+            or (self.word(1) in _AFTER_STAR and self.kind(1) not in (STRING, QUOTED))
         )
 
     def _is_name(self, offset: int) -> bool:

@@ -18,10 +18,11 @@ _NO_CALL = frozenset(
     ["KEY", "INCLUDE", "EXCLUDE", "INHERITS", "OPTIONS", "RANGE", "LIST", "HASH", "IDENTITY", "BY", "SET", "RESET", "VALUES", "ALWAYS", "ROW",
      "EXISTS", "MODULUS", "REMAINDER", "STORAGE", "OPERATOR", "BETWEEN", "COLUMNS", "SYSTEM", "PARTITION", "STORED", "VIRTUAL", "BTREE"]
 )  # fmt: skip
-_BEFORE_TABLE = frozenset(
-    ["REFERENCES", "OF", "ON", "USING", "TABLE", "LIKE", "INHERIT", "ONLY", "INTO", "FROM", "COLUMN"]
-)
-"""A name after these is a table, an index method or a column, even if a parenthesis follows."""
+_EXPRESSION_BEFORE = frozenset(
+    ["(", ",", "USING", "DEFAULT", "CHECK", "AND", "OR", "NOT", "WHEN", "THEN", "ELSE", "CASE", "LIKE", "ILIKE", "TO", "IN", "FROM", "WHERE",
+     "IS", "BETWEEN", "AS", "FOR", "ESCAPE", "ZONE", "[", ":", "SYMMETRIC", "=>", ":=", "VARIADIC", "DISTINCT", "ALL"]
+)  # fmt: skip
+"""After these, or an operator, a word of _NO_CALL with a parenthesis behind it is a call all the same."""
 _FORBIDDEN = frozenset(["SELECT", "INTO", "FETCH", "LATERAL", "RETURNING", "WINDOW"])
 _KEYWORDS = RESERVED | TYPE_FUNC_NAMES | COL_NAMES | UNRESERVED
 
