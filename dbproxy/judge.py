@@ -43,14 +43,15 @@ class Entry:
 
 
 class Ruling:
-    """A decision about an entry in one context. members: all audit members of the statement but the session's and the parameters."""
+    """A decision about an entry in one context. counted: command and action, for the metrics. members: all audit members of the statement but the session's and the parameters."""
 
-    __slots__ = ("decision", "entry", "is_refused", "members")
+    __slots__ = ("counted", "decision", "entry", "is_refused", "members")
 
     def __init__(self, entry: Entry, decision: Decision) -> None:
         self.entry = entry
         self.decision = decision
         self.is_refused = decision.is_refused
+        self.counted = (entry.report.command, str(decision.action))  # how the metrics count it
         self.members = entry.members + b"," + _decision_members(decision)
 
 

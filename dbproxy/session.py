@@ -33,6 +33,8 @@ _STATUS = {status: status.value.encode() for status in Status}
 _READY_MAX = 256
 _READY_TEXT_BYTES = 4096
 _NAMES_MAX = 10_000
+_BULK_BYTES = 65536
+"""A chunk above this does not wait for the end of the turn: libuv reads a full socket 32 times in one, which would pile up 8 MB a session."""
 _UNKNOWN_ENCODING = "UNKNOWN"
 
 
@@ -46,16 +48,6 @@ class Start:
     server_pid: int
     identity: dict[str, object]
     parameters: dict[str, str]
-
-
-class Running:
-    """A statement that was forwarded: its entry and when it was, on the monotonic clock."""
-
-    __slots__ = ("entry", "started_ns")
-
-    def __init__(self, entry: Entry, started_ns: int) -> None:
-        self.entry = entry
-        self.started_ns = started_ns
 
 
 class Session:
@@ -82,6 +74,7 @@ class Session:
         "_lexing_changed",
         "_members",
         "_monotonic_ns",
+        "_name_members",
         "_names",
         "_on_end",
         "_outgoing",
@@ -90,9 +83,11 @@ class Session:
         "_ready",
         "_running",
         "_server",
+        "_statements",
         "_totals",
         "_transaction",
         "_turn",
+        "_type_names",
         "_version",
         "_write_buffer_bytes",
         "last_active_ns",
@@ -137,7 +132,11 @@ class Session:
         self._names: dict[str, Report] = {}
         # By act and text: the ruling in the present context, and the beginning of its intent record.
         self._ready: tuple[dict[bytes, tuple[Ruling, bytes]], ...] = tuple({} for _ in Act)
-        self._running: dict[int, Running] = {}
+        # Forwarded statements: their entry, and when on the monotonic clock.
+        self._running: dict[int, tuple[Entry, int]] = {}
+        self._name_members: dict[bytes, bytes] = {}
+        self._type_names: dict[int, bytes] = {}
+        self._statements = counters.statements
         self._announced: dict[int, None] = {}
         self._pending: tuple[Statement, int, Request] | None = None
         self._outgoing: list[bytes] = []
@@ -205,6 +204,9 @@ class Session:
             self._turn.waiting[self.session_id] = self
         elif self._server is not None and self._server.transport is not None:
             self._server.transport.write(data)
+            return
+        if len(data) > _BULK_BYTES:
+            self._turn.flush()
 
     def release(self) -> None:
         outgoing = self._outgoing
@@ -246,7 +248,7 @@ class Session:
             ready = self._ready[statement.act].get(text)
             if ready is not None:
                 self._judge.hits += 1
-                return self._forward(statement, ready[0], ready[1], 0)
+                return self._forward_ready(statement, ready)
         state = self._state_for(statement)
         entry = self._judge.cache_for(self._dialect.name, state, self._version).get(text)
         if entry is not None:
@@ -328,6 +330,38 @@ class Session:
             ready[text] = (ruling, start)
         return self._forward(statement, ruling, start, held_ns)
 
+    def _forward_ready(self, statement: Statement, ready: tuple[Ruling, bytes]) -> Verdict:
+        """As _forward, for a neutral, self-contained text that was ruled before: the hot path."""
+        body = ready[1]
+        if statement.parameters:
+            body += b"," + self._describe_parameters(statement)
+        name = statement.name
+        if name:
+            body += self._name_members.get(name) or self._name_member(name)
+        try:
+            self._turn.intent((self.session_id, statement.id), body)
+        except AuditDown as down:
+            return self._refuse_unrecorded(down)
+        ruling = ready[0]
+        self._running[statement.id] = (ruling.entry, self._monotonic_ns())
+        try:
+            self._statements[ruling.counted] += 1
+        except KeyError:
+            self._counters.count_statement(*ruling.counted)
+        return FORWARD
+
+    def _name_member(self, name: bytes) -> bytes:
+        if len(self._name_members) >= _READY_MAX:
+            self._name_members.clear()
+        member = self._name_members[name] = b"," + text_member(b"name", name)
+        return member
+
+    def _refuse_unrecorded(self, down: AuditDown) -> Verdict:
+        self._turn.ledger.refused_while_down += 1
+        self._totals[1] += 1
+        text = "dbproxy: the audit trail cannot be written, so nothing may run"
+        return Verdict(Refusal(Why.AUDIT_DOWN, text, down.reason, "Try again; the session stays open."))
+
     def _forward(self, statement: Statement, ruling: Ruling, start: bytes, held_ns: int) -> Verdict:
         """Record the intent and let the relay forward; or refuse because it cannot be recorded."""
         entry = ruling.entry
@@ -347,12 +381,9 @@ class Session:
             self._turn.intent((self.session_id, statement.id), body)
         except AuditDown as down:
             self._announced.pop(statement.id, None)
-            self._turn.ledger.refused_while_down += 1
-            self._totals[1] += 1
-            text = "dbproxy: the audit trail cannot be written, so nothing may run"
-            return Verdict(Refusal(Why.AUDIT_DOWN, text, down.reason, "Try again; the session stays open."))
-        self._running[statement.id] = Running(entry, self._monotonic_ns())
-        self._counters.count_statement(entry.report.command, ruling.decision.action)
+            return self._refuse_unrecorded(down)
+        self._running[statement.id] = (entry, self._monotonic_ns())
+        self._counters.count_statement(*ruling.counted)
         if not entry.is_neutral:
             self._is_unsettled = True
             self._is_hard_unsettled = self._is_hard_unsettled or entry.changes_meaning
@@ -380,7 +411,7 @@ class Session:
         except AuditDown:
             self._turn.ledger.refused_while_down += 1
         self._totals[1] += 1
-        self._counters.count_statement(ruling.entry.report.command, decision.action)
+        self._counters.count_statement(*ruling.counted)
         if decision.action is Action.TERMINATE:
             self._turn.call_soon(lambda: self.end(refusal))
         return Verdict(refusal)
@@ -390,22 +421,27 @@ class Session:
         key = self._digest_key
         if key == b"":
             return b'"parameter_count":%d' % len(statement.parameters)
-        decode = self._dialect.decode_parameter
         types = statement.types
         elements: list[bytes] = []
         for index, raw in enumerate(statement.parameters):
             number = types[index] if index < len(types) else 0
+            name = self._type_names.get(number) or self._type_name(number)
             if raw is None:
-                elements.append(b'{"type":"%b","size":null}' % decode(number, 0, None)[0].encode())
+                elements.append(b'{"type":"%b","size":null}' % name)
             elif key is not None:
                 digest = hmac.digest(key, raw, "sha256").hex().encode()
-                name = decode(number, 0, None)[0].encode()
                 elements.append(b'{"type":"%b","size":%d,"hmac":"%b"}' % (name, len(raw), digest))
             else:
-                name_text, text = decode(number, statement.formats[index], raw)
+                _, text = self._dialect.decode_parameter(number, statement.formats[index], raw)
                 value = text_member(b"value", (text or "").encode("utf-8", "surrogateescape"))
-                elements.append(b'{"type":"%b","size":%d,%b}' % (name_text.encode(), len(raw), value))
+                elements.append(b'{"type":"%b","size":%d,%b}' % (name, len(raw), value))
         return array_member(b"parameters", elements)
+
+    def _type_name(self, number: int) -> bytes:
+        if len(self._type_names) >= _READY_MAX:
+            self._type_names.clear()
+        name = self._type_names[number] = self._dialect.decode_parameter(number, 0, None)[0].encode()
+        return name
 
     # ---- what became of it --------------------------------------------------------------------------------------
 
@@ -419,29 +455,37 @@ class Session:
                 self._judge.withdraw(pending[2])
                 self.skipped(pending[0])
             return
+        entry, started_ns = running
+        rows, received, sent, tag = outcome.rows, outcome.received_bytes, outcome.sent_bytes, outcome.tag
         totals = self._totals
         totals[0] += 1
-        totals[2] += outcome.rows
-        totals[3] += outcome.received_bytes
-        totals[4] += outcome.sent_bytes
-        self._counters.count_result(outcome.rows, outcome.received_bytes, outcome.sent_bytes)
-        tag = outcome.tag
+        totals[2] += rows
+        totals[3] += received
+        totals[4] += sent
+        counters = self._counters
+        counters.rows += rows
+        counters.received_bytes += received
+        counters.sent_bytes += sent
         now = self.last_active_ns = self._monotonic_ns()
         body = b'%b,"status":"%b","rows":%d,"received_bytes":%d,"sent_bytes":%d,"duration_ms":%.3f' % (
             self._members,
             _STATUS[outcome.status],
-            outcome.rows,
-            outcome.received_bytes,
-            outcome.sent_bytes,
-            (now - running.started_ns) / 1e6,
+            rows,
+            received,
+            sent,
+            (now - started_ns) / 1e6,
         )
         if tag:
             body += b',"tag":"%b"' % tag if tag.replace(b" ", b"").isalnum() else b"," + text_member(b"tag", tag)
         if outcome.code:
             body += b',"code":%b' % (encode_text(outcome.code.encode()) or b'""')
         self._turn.outcome((self.session_id, statement_id), body)
-        entry = running.entry
-        if entry.is_read_only and tag and self._dialect.is_write_tag(tag):
+        if (
+            entry.is_read_only
+            and tag
+            and (not tag.startswith(b"SELECT") or b";" in tag)
+            and self._dialect.is_write_tag(tag)
+        ):
             self._server_contradicts(statement_id, tag)
         if not entry.is_self_contained:
             self._learn_names(entry.report, outcome.status)

@@ -13,6 +13,9 @@ from struct import unpack_from
 from protocol.contract import Side
 from protocol.errors import MalformedMessage
 
+_uint16 = struct.Struct(">H").unpack_from
+_int32 = struct.Struct(">i").unpack_from
+
 
 def parse_query(body: bytes) -> bytes:
     """Text of a Query: one NUL, and it is the last byte. NUL inside is what the server would cut the text at."""
@@ -41,16 +44,16 @@ def parse_bind(body: bytes) -> tuple[bytes, bytes, tuple[int, ...], tuple[bytes 
     if portal_end < 0 or name_end < 0:
         raise MalformedMessage(Side.CLIENT, "Bind is cut short")
     position = name_end + 1
+    size = len(body)
     try:
-        (format_count,) = unpack_from(">H", body, position)
+        (format_count,) = _uint16(body, position)
         formats: tuple[int, ...] = unpack_from(f">{format_count}H", body, position + 2) if format_count else ()
         position += 2 + 2 * format_count
-        (count,) = unpack_from(">H", body, position)
+        (count,) = _uint16(body, position)
         position += 2
         values: list[bytes | None] = []
-        size = len(body)
         for _ in range(count):
-            (length,) = unpack_from(">i", body, position)
+            (length,) = _int32(body, position)
             position += 4
             if length == -1:
                 values.append(None)
@@ -60,7 +63,7 @@ def parse_bind(body: bytes) -> tuple[bytes, bytes, tuple[int, ...], tuple[bytes 
                 raise MalformedMessage(Side.CLIENT, "Bind parameter has an impossible length")
             values.append(body[position:following])
             position = following
-        (result_count,) = unpack_from(">H", body, position)
+        (result_count,) = _uint16(body, position)
     except struct.error as fault:
         raise MalformedMessage(Side.CLIENT, "Bind is cut short") from fault
     if position + 2 + 2 * result_count != size:
@@ -72,7 +75,7 @@ def parse_bind(body: bytes) -> tuple[bytes, bytes, tuple[int, ...], tuple[bytes 
             formats = formats * count
         else:
             raise MalformedMessage(Side.CLIENT, "Bind has a wrong number of formats")
-    if any(form > 1 for form in formats):
+    if formats and max(formats) > 1:
         raise MalformedMessage(Side.CLIENT, "Bind uses an unknown parameter format")
     return body[:portal_end], body[portal_end + 1 : name_end], formats, tuple(values)
 
@@ -151,13 +154,15 @@ def parse_row(body: bytes) -> tuple[bytes | None, ...]:
 def check_row(data: bytes, position: int, end: int) -> None:
     """Raise MalformedMessage unless data[position:end] is a DataRow body whose field lengths add up."""
     try:
-        (count,) = unpack_from(">H", data, position)
+        (count,) = _uint16(data, position)
         position += 2
         for _ in range(count):
-            (length,) = unpack_from(">i", data, position)
-            if length < -1:
+            (length,) = _int32(data, position)
+            position += 4
+            if length > 0:
+                position += length
+            elif length < -1:
                 raise MalformedMessage(Side.SERVER, "DataRow field has a negative length")
-            position += 4 + max(length, 0)
     except struct.error as fault:
         raise MalformedMessage(Side.SERVER, "DataRow is cut short") from fault
     if position != end:

@@ -34,6 +34,10 @@ REFUSED_QUERY = 10
 """Our failing Query in place of a refused Query or FunctionCall; payload: Refused."""
 ASK = 11
 """The proxy's own query."""
+WHOLE = 12
+"""Bind, Execute and Sync of the unnamed portal that came in one piece, the commonest thing that drivers send."""
+WHOLE_DESCRIBED = 13
+"""The same with a Describe of the portal after the Bind. INVARIANT: no kind but these two is as high as WHOLE."""
 
 MAX_NAME_BYTES = 63
 _DEALLOCATE_ONE = re.compile(
@@ -163,11 +167,22 @@ class Pipeline:
         self.portals: Names[Portal] = Names()
         self.group = 0
 
+    def expand(self) -> None:
+        """Put the single steps in place of the WHOLE entry at the head: its answer is not the usual one, or not all there."""
+        kind, statement_id, portal = self.queue.popleft()
+        self.queue.appendleft((SYNC, 0, None))
+        self.queue.appendleft((EXECUTE, statement_id, portal))
+        if kind == WHOLE_DESCRIBED:
+            self.queue.appendleft((DESCRIBE, 0, None))
+        self.queue.appendleft((BIND, statement_id, portal))
+
     def skip_group(self) -> list[Entry]:
         """The server failed: take out everything up to the next Sync, undo its name changes, return it in order."""
         queue = self.queue
         skipped: list[Entry] = []
         while queue and queue[0][0] != SYNC:
+            if queue[0][0] >= WHOLE:
+                self.expand()
             entry = queue.popleft()
             kind, _, payload = entry
             if kind == PARSE and isinstance(payload, Prepared):
