@@ -35,8 +35,6 @@ _READY_TEXT_BYTES = 4096
 _NAMES_MAX = 10_000
 _BULK_BYTES = 65536
 """A chunk above this does not wait for the end of the turn: libuv reads a full socket 32 times in one, which would pile up 8 MB a session."""
-_BULK_BYTES = 65536
-"""A chunk above this does not wait for the end of the turn: libuv reads a full socket 32 times in one, which would pile up 8 MB a session."""
 _UNKNOWN_ENCODING = "UNKNOWN"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from dbproxy.engine_postgres import POSTGRES
 from dbproxy.metrics import Counters
@@ -42,7 +42,7 @@ def _session(turn: _Turn, server: _Link) -> Session:
     start = Start("s1", Context("shop", "prod", "shop", "alice"), "app", 1, {}, {"server_version": "18.6"})
     made: Any = Session(start, POSTGRES.dialect, None, turn, Counters(), lambda: 0, None, 65536, lambda _: None)  # type: ignore[arg-type] # stand-ins
     made._server = server
-    return made
+    return cast("Session", made)
 
 
 def test_small_messages_wait_for_the_end_of_the_turn() -> None:
