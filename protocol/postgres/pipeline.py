@@ -40,6 +40,8 @@ WHOLE_DESCRIBED = 13
 """The same with a Describe of the portal after the Bind. INVARIANT: no kind but these two is as high as WHOLE."""
 
 MAX_NAME_BYTES = 63
+_FORGETTING = re.compile(rb"(?:\A|[;\r\n'\"$]|\*/)\s*(?:deallocate|discard)\b", re.ASCII)
+"""One of the two commands where a statement can begin, also inside a body of code; a column of that name rarely stands so."""
 _DEALLOCATE_ONE = re.compile(
     rb'\s*deallocate\s+(?:prepare\s+)?(?:(?!all\b)([a-z_][a-z0-9_$]*)|"([^"\0]+)")\s*;?\s*', re.IGNORECASE | re.ASCII
 )
@@ -65,7 +67,7 @@ class Prepared:
 
 def may_forget_names(lower: bytes) -> bool:
     """Whether SQL text, in lower case, may make the server forget prepared names, which SQL's PREPARE can then give anew."""
-    return b"deallocate" in lower or b"discard" in lower
+    return (b"deallocate" in lower or b"discard" in lower) and _FORGETTING.search(lower) is not None
 
 
 class Portal:
@@ -166,6 +168,17 @@ class Pipeline:
         self.prepared: Names[Prepared] = Names()
         self.portals: Names[Portal] = Names()
         self.group = 0
+
+    def may_reach(self, lower: bytes) -> tuple[bool, bool]:
+        """Whether SQL text with EXECUTE in it may run something that Parse prepared that copies, or forgets names."""
+        if b"execute" not in lower:
+            return False, False
+        names = self.prepared
+        known = [
+            *names.confirmed.values(),
+            *(value for changes in names.pending.values() for _, value in changes if value),
+        ]
+        return any(each.may_copy for each in known), any(each.may_forget for each in known)
 
     def expand(self) -> None:
         """Put the single steps in place of the WHOLE entry at the head: its answer is not the usual one, or not all there."""

@@ -536,11 +536,13 @@ class PostgresRelay:
         self._queue.append((due.QUERY, statement.id, self._forget_unnamed()))
         self._is_group_open = False
         lower = text.lower()
-        self._copies = lower.count(b"copy")  # an upper bound of the COPY statements in it
+        copies, forgets = self._pipe.may_reach(lower)
+        # An upper bound of the COPY statements in it.
+        self._copies = lower.count(b"copy") + (lower.count(b"execute") if copies else 0)
         if self._copies:
             self._waiting |= _COPY
-        if may_forget_names(lower):
-            self._pipe.prepared.forget(text)
+        if forgets or may_forget_names(lower):
+            self._pipe.prepared.forget(b"" if forgets else text)
         return _PASS
 
     def _forget_unnamed(self) -> tuple[int, bytes] | None:

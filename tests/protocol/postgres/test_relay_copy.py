@@ -1,6 +1,5 @@
 """COPY in both directions: what counts, what is dropped, and the Sync that earns no ReadyForQuery."""
 
-import pytest
 from support import pg_bytes as pg
 from support.relays import Pair, play
 
@@ -264,7 +263,6 @@ def test_large_row_streams_without_being_kept() -> None:
     assert pair.host.outcomes()[1].rows == 1
 
 
-@pytest.mark.xfail(strict=True, reason="SQL's EXECUTE of what Parse prepared is not looked through")
 def test_sync_behind_sql_execute_of_a_prepared_copy_waits() -> None:
     """SQL's EXECUTE runs what Parse prepared, COPY FROM STDIN too (seen on PostgreSQL 18): the Sync would be ignored."""
     pair = Pair().client(pg.parse("c", "copy t from stdin"), pg.sync()).server(pg.parse_complete(), pg.ready())

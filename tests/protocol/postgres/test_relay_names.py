@@ -173,7 +173,6 @@ def test_closing_names_makes_room_below_the_cap() -> None:
     assert {each.status for each in pair.host.outcomes().values()} == {"OK"}
 
 
-@pytest.mark.xfail(strict=True, reason="every text with `discard` in it forgets all names, a column name too")
 def test_column_called_like_discard_costs_no_names() -> None:
     """Else each later execution in the session would be judged without its text, and refused where that is the rule."""
     pair = Pair()
@@ -188,7 +187,6 @@ def test_column_called_like_discard_costs_no_names() -> None:
     assert _text_judged_at_bind(pair, "d") == b"update t set discarded_at = now()"
 
 
-@pytest.mark.xfail(strict=True, reason="SQL's EXECUTE of what Parse prepared is not looked through")
 def test_sql_execute_of_a_prepared_deallocate_is_not_vouched_for() -> None:
     """SQL's EXECUTE runs what Parse prepared, DEALLOCATE too (seen on PostgreSQL 18)."""
     pair = Pair()
