@@ -24,7 +24,7 @@ from dbproxy.dialect import Dialect
 from dbproxy.judge import Entry, Judge, Ruling, make_entry, unknown_report
 from dbproxy.metrics import Counters
 from dbproxy.policy.model import Action, Context
-from dbproxy.transport import Link
+from dbproxy.transport import Link, Pause
 from dbproxy.turn import Turn
 from protocol.contract import FORWARD, Act, Outcome, Refusal, Relay, Side, Statement, Status, Transaction, Verdict, Why
 
@@ -226,11 +226,8 @@ class Session:
         self.end(Refusal(Why.AUDIT_DOWN, text, "", "Connect again when the audit trail is writable."))
 
     def pause(self, *, on: bool) -> None:
-        if self._client is not None and self._client.transport is not None and not self._client.transport.is_closing():
-            if on:
-                self._client.transport.pause_reading()
-            else:
-                self._client.transport.resume_reading()
+        if self._client is not None:
+            (self._client.pause if on else self._client.resume)(Pause.HELD)
 
     def _client_pressure(self, is_full: bool) -> None:  # noqa: FBT001 - asyncio's own callback
         _throttle(self._server, is_full)
@@ -629,9 +626,5 @@ class Session:
 
 def _throttle(link: Link | None, is_full: bool) -> None:  # noqa: FBT001 - the callbacks' argument
     """Stop reading from the peer whose bytes the other one does not take fast enough."""
-    if link is None or link.transport is None or link.transport.is_closing():
-        return
-    if is_full:
-        link.transport.pause_reading()
-    else:
-        link.transport.resume_reading()
+    if link is not None:
+        (link.pause if is_full else link.resume)(Pause.PRESSURE)

@@ -11,11 +11,26 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from enum import IntFlag
 
 from protocol.login import TLSInfo
 
 _LOGIN_BUFFER_BYTES = 128 * 1024
 """How much of a TLS peer's bytes is kept during login before reading pauses."""
+
+_FULL_READ_BYTES = 200_000
+"""libuv reads 256,000 bytes at a time, and a socket that fills that up to 32 times in a row: 8 MB before anybody else has a turn."""
+
+
+class Pause(IntFlag):
+    """Why nothing is read from a connection: it is read again when no reason is left."""
+
+    HELD = 1
+    """What it sent ahead of a held statement reached its limit."""
+    PRESSURE = 2
+    """The other side does not take the bytes fast enough."""
+    TURN = 4
+    """It had its share of this loop turn."""
 
 
 class Link(asyncio.Protocol):
@@ -24,9 +39,10 @@ class Link(asyncio.Protocol):
     on_data, on_lost: set once by attach. on_pressure(True): our writes are not taken fast enough; (False): they are again.
     """
 
-    __slots__ = ("_buffer", "_lost", "_on_data", "_on_lost", "_on_pressure", "_wanted", "transport")
+    __slots__ = ("_buffer", "_lost", "_on_data", "_on_lost", "_on_pressure", "_paused", "_wanted", "transport")
 
     def __init__(self) -> None:
+        self._paused = Pause(0)
         self.transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._wanted: tuple[int, asyncio.Future[None]] | None = None
@@ -40,6 +56,9 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._on_data is not None:
+            if len(data) >= _FULL_READ_BYTES:
+                self.pause(Pause.TURN)
+                asyncio.get_running_loop().call_soon(self.resume, Pause.TURN)
             self._on_data(data)
             return
         self._buffer += data
@@ -62,6 +81,20 @@ class Link(asyncio.Protocol):
     def resume_writing(self) -> None:
         if self._on_pressure is not None:
             self._on_pressure(False)  # noqa: FBT003 - the callback's only argument
+
+    def pause(self, reason: Pause) -> None:
+        """After login: read nothing until this reason, and every other one, is gone."""
+        if not self._paused and self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+        self._paused |= reason
+
+    def resume(self, reason: Pause) -> None:
+        """End this reason; it need not stand."""
+        if not self._paused & reason:
+            return
+        self._paused &= ~reason
+        if not self._paused and self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     async def read_exactly(self, size: int) -> bytes:
         """Exactly size bytes. Raises ConnectionResetError if the peer leaves first."""
@@ -93,7 +126,7 @@ class Link(asyncio.Protocol):
             on_data(early)
         if self._lost:
             on_lost()
-        elif self.transport is not None:
+        elif self.transport is not None and not self._paused:
             self.transport.resume_reading()
 
 
