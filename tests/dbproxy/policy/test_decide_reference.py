@@ -34,7 +34,7 @@ def test_decisions_equal_those_of_the_slow_evaluator(block: int) -> None:
 
 
 def test_order_of_rules_does_not_matter() -> None:
-    for seed in range(60):
+    for seed in range(25):
         choose = random.Random(f"shuffle {seed}")
         plain = random_policy(choose, 10)
         pairs = [(random_report(choose), random_context(choose)) for _ in range(20)]
@@ -52,7 +52,7 @@ def test_redundant_rules_really_change_nothing() -> None:
     from support.policies import checked
 
     named = 0
-    for seed in range(150):
+    for seed in range(60):
         choose = random.Random(f"redundant {seed}")
         plain = random_policy(choose, 12)
         result = checked(as_yaml(plain))
@@ -72,4 +72,4 @@ def test_redundant_rules_really_change_nothing() -> None:
                 seed,
                 useless,
             )
-    assert named > 100
+    assert named > 40
