@@ -1,0 +1,62 @@
+"""What the tests of the security bar share: a policy with something forbidden in it, tables for it, and the question
+that decides every one of them: did the server begin to run it?
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from support.proxy import Proxy
+from support.servers import Database
+
+POLICY = """
+version: 1
+defaults: {action: allow, on_unparsable: block, on_dynamic: block, on_error: block}
+rules:
+  - {name: no-secrets, match: {table: ["*.secrets"]}, action: block, severity: high}
+  - {name: no-destruction, match: {flag: [ddl_destructive, truncate]}, action: block, severity: high}
+"""
+OPEN_POLICY = """
+version: 1
+defaults: {action: allow, unsafe_on_unparsable: allow, unsafe_on_dynamic: allow, on_error: block}
+rules:
+  - {name: no-secrets, match: {table: ["*.secrets"]}, action: block, severity: high}
+"""
+"""Lets opaque code pass, so that what the proxy does with it can be watched."""
+TABLES = (
+    "set role app",
+    "create table secrets (id integer, value text)",
+    "insert into secrets select n, 'classified-' || n from generate_series(1, 20) n",
+    "create table notes (id integer, body text)",
+    "insert into notes select n, 'note ' || n from generate_series(1, 20) n",
+)
+BLOCKED = "42501"
+
+
+def prepare(database: Database) -> Database:
+    """Add the tables to a fresh database; `app` owns them."""
+    with database.connect() as connection:
+        for text in TABLES[1:]:
+            connection.execute(text.encode())
+    return database
+
+
+def wait_for_session_ends(proxy: Proxy, session_count: int, timeout_s: float = 10) -> None:
+    """Wait until that many sessions have ended, so that every outcome is in the ledger."""
+    _retry(lambda: len(proxy.records("session.end")) >= session_count, timeout_s)
+
+
+def _retry(is_done: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_done():
+        assert time.monotonic() < deadline, "the ledger does not settle"
+        time.sleep(0.02)
+
+
+def reload_policy(proxy: Proxy, text: str) -> None:
+    """Put another policy in force and wait until it is."""
+    before = len(proxy.records("policy.loaded"))
+    proxy.write_policy(text)
+    proxy.reload()
+    _retry(lambda: len(proxy.records("policy.loaded")) > before, 10)
