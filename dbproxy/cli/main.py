@@ -6,7 +6,6 @@ A module gives either a function of its own name (one command) or `app` (a group
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 
@@ -63,8 +62,7 @@ def build(names: Sequence[str]) -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit. arguments: those of the process when not given."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    known = [name for name in COMMANDS if importlib.util.find_spec(f"dbproxy.cli.{name}") is not None]
-    root = build([words[0]] if words and words[0] in known else known)
+    root = build([words[0]] if words and words[0] in COMMANDS else COMMANDS)
     try:
         root(args=words, prog_name="dbproxy")
     except (ConfigError, DbproxyError) as error:

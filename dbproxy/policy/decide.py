@@ -32,6 +32,9 @@ TEXT_FLAGS = frozenset(
 UNSEEN_FLAGS = frozenset({"unknown_function", "unknown_prepared"})
 """Flags that say that code runs whose effect cannot be seen, whatever the kind."""
 
+TEXT_KINDS = frozenset({Kind.BULK_EXPORT, Kind.FILE_ACCESS, Kind.METADATA, Kind.ADMIN, Kind.DYNAMIC, Kind.UNPARSABLE})
+"""Kinds of acts that may concern every object of the text when none is named: `COPY (SELECT … FROM customers) TO …` exports customers."""
+
 _VISIBLE_PREPARE = frozenset({"prepare", "multi_statement"})
 
 
@@ -124,7 +127,7 @@ def _restricts(rule: Rule, report: Report, context: Context, text_flags: frozens
     if match.functions is not None and not _any_may(match.functions, report.functions, context):
         return None
     for effect in report.effects:
-        if _effect_may(match, effect, text_flags, context) and (
+        if _effect_may(match, effect, report, text_flags, context) and (
             unless is None or not _is_certain(unless, effect, report, context)
         ):
             return _describe(match, effect, report, context)
@@ -149,20 +152,30 @@ def _is_possible(condition: Condition, effect: Effect, report: Report, context: 
         return False
     if condition.functions is not None and not _any_may(condition.functions, report.functions, context):
         return False
-    return _effect_may(condition, effect, report.flags & TEXT_FLAGS, context)
+    return _effect_may(condition, effect, report, report.flags & TEXT_FLAGS, context)
 
 
-def _effect_may(condition: Condition, effect: Effect, text_flags: frozenset[str], context: Context) -> bool:
+def _effect_may(
+    condition: Condition, effect: Effect, report: Report, text_flags: frozenset[str], context: Context
+) -> bool:
     if condition.kinds is not None and effect.kind not in condition.kinds:
         return False
     flags = condition.flags
     if flags is not None and flags.isdisjoint(effect.flags) and flags.isdisjoint(text_flags):
         return False
-    if condition.tables is not None and not _any_may(condition.tables, (effect.object,), context):
+    if condition.tables is None and condition.labels is None:
+        return True
+    objects = _objects(effect, report)
+    if condition.tables is not None and not _any_may(condition.tables, objects, context):
         return False
-    if condition.labels is not None:
-        return any(_any_may(patterns, (effect.object,), context) for _, patterns in condition.labels)
-    return True
+    return condition.labels is None or any(_any_may(each, objects, context) for _, each in condition.labels)
+
+
+def _objects(effect: Effect, report: Report) -> tuple[str, ...]:
+    """The objects that the effect may concern."""
+    if effect.object:
+        return (effect.object,)
+    return tuple(dict.fromkeys(each.object for each in report.effects)) if effect.kind in TEXT_KINDS else ()
 
 
 def _is_certain(condition: Condition, effect: Effect, report: Report, context: Context) -> bool:
@@ -204,11 +217,13 @@ def _describe(match: Condition, effect: Effect, report: Report, context: Context
         words.append(f"kind={effect.kind}")
     if match.flags is not None:
         words += [f"flag={flag}" for flag in sorted(match.flags & (effect.flags | (report.flags & TEXT_FLAGS)))]
-    if match.tables is not None:
-        words.append(f"table={effect.object}")
+    objects = _objects(effect, report)
     if match.labels is not None:
-        met = [label for label, patterns in match.labels if _any_may(patterns, (effect.object,), context)]
-        words.append(f"label={','.join(met)} table={effect.object}")
+        met = [label for label, patterns in match.labels if _any_may(patterns, objects, context)]
+        words.append(f"label={','.join(met)}")
+    if match.tables is not None or match.labels is not None:
+        wanted = (match.tables or ()) + tuple(pattern for _, patterns in match.labels or () for pattern in patterns)
+        words.append(f"table={','.join(name for name in objects if _any_may(wanted, (name,), context))}")
     if match.functions is not None:
         met = [name for name in report.functions if _any_may(match.functions, (name,), context)]
         words.append(f"function={','.join(met)}")

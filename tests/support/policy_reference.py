@@ -17,7 +17,7 @@ TEXT_FLAGS = {
     "multi_statement", "executable_comment", "explain", "explain_analyze", "secret_literal", "prepare", "cursor",
     "dynamic_sql", "unknown_function", "unknown_prepared", "function_side_effect", "resource_abuse",
 }  # fmt: skip
-EFFECT_KEYS = {"kind", "flag", "table", "label"}
+TEXT_KINDS = {"bulk_export", "file_access", "metadata", "admin", "dynamic", "unparsable"}
 
 
 def evaluate(policy: dict[str, Any], report: Report, context: Context) -> tuple[str, list[tuple[str, str, str]]]:
@@ -122,17 +122,19 @@ def key_holds(
             return bool(answers) and all(answer is True for answer in answers)
         return any(answer is not False for answer in answers)
     if key == "table":
-        return object_matches(wanted, effect, context, certain)
+        return object_matches(wanted, effect, report, context, certain)
     assert key == "label"
     return any_of(
-        object_matches(values(policy["labels"][label]["tables"], policy), effect, context, certain) for label in wanted
+        object_matches(values(policy["labels"][label]["tables"], policy), effect, report, context, certain)
+        for label in wanted
     )
 
 
-def object_matches(patterns: list[str], effect: Effect, context: Context, certain: bool) -> bool | None:
-    if not effect.object:
-        return False
-    return any_of(name_matches(pattern, effect.object, context, False, certain) for pattern in patterns)
+def object_matches(patterns: list[str], effect: Effect, report: Report, context: Context, certain: bool) -> bool | None:
+    names = [effect.object] if effect.object else []
+    if not effect.object and effect.kind.value in TEXT_KINDS and not certain:
+        names = [each.object for each in report.effects if each.object]
+    return any_of(name_matches(pattern, name, context, False, certain) for pattern in patterns for name in names)
 
 
 def any_of(answers: Any) -> bool | None:

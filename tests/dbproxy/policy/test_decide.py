@@ -91,6 +91,17 @@ def test_all_keys_must_be_met_by_one_and_the_same_effect() -> None:
     assert action(compiled, report(effect("dml_write", "app.cards", "write"))) == "block"
 
 
+def test_an_export_without_a_name_exports_all_that_the_text_reads() -> None:
+    compiled = one("match: {kind: bulk_export, table: app.cards}")
+    copy = report(effect("bulk_export", "", "", "client_export"), effect("dml_read", "app.cards", "read"))
+    decision = decide(compiled, copy, context())
+    assert decision.hits[0].matched == "kind=bulk_export table=app.cards"
+    assert action(one("match: {flag: client_export, table: app.cards}"), copy) == "block"
+    assert action(one("match: {kind: bulk_export, table: app.orders}"), copy) == "allow"
+    insert = report(effect("dml_write", "app.cards", "write"), effect("dml_read"))
+    assert action(one("match: {kind: dml_read, table: app.cards}"), insert) == "allow"
+
+
 def test_a_flag_of_the_whole_text_may_be_on_another_effect() -> None:
     compiled = one("match: {kind: dml_write, flag: multi_statement}")
     what = report(effect("session", "", "", "multi_statement"), effect("dml_write", "t", "write"), statements=2)
