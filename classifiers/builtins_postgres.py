@@ -1,8 +1,8 @@
 """What a PostgreSQL server brings with it, as data: names of functions, types, operators, relations and keywords.
 
 Made by asking PostgreSQL 15.20 and 18.6 (pg_proc, pg_type, pg_operator, pg_class, pg_get_keywords()) and joining the answers;
-tests/classifiers/test_builtins_postgres.py holds the queries and checks this file against a running server. Nothing here
-is a judgement: functions_postgres.py says which of these functions are harmless.
+the query for functions is `SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace` by provolatile. Nothing
+here is a judgement: functions_postgres.py says which of these functions are harmless.
 """
 
 # Word lists are read as prose, so:

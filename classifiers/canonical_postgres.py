@@ -274,7 +274,8 @@ class _Writer:
         if rule is not None and rule(self, before, after):
             return
         if text in _PASSED:
-            if text in ("LEFT", "RIGHT") and after == "(":
+            is_call = text in ("LEFT", "RIGHT") or (text in ("LIKE", "ILIKE") and not self._follows_operand(before))
+            if is_call and after == "(":
                 self._name()
                 return
             self._keyword(text)
@@ -284,6 +285,11 @@ class _Writer:
             raise Unreadable("a keyword in a place that is not read")
         else:
             self._name()
+
+    def _follows_operand(self, before: str) -> bool:
+        index = self.at - 1
+        is_name = index >= 0 and (self.names[index] == 1 or self.kind(-1) in (QUOTED, STRING, NUMBER, PARAM))
+        return is_name or before in (")", "]", "NOT", "END", "NULL", "TRUE", "FALSE") or before in _CONSTANT_WORDS
 
     def _keyword(self, text: str, steps: int = 1) -> None:
         frame = self.frames[-1]
@@ -663,6 +669,7 @@ class _Writer:
         return False
 
     def rule_operator(self, before: str, after: str) -> bool:
+        start = self.at
         if after != "(":
             return False
         self.at += 2
@@ -671,6 +678,7 @@ class _Writer:
             schema = self.tokens[self.at].value or ""
             self.at += 2
         if self.kind(0) != OP or self.word(1) != ")":
+            self.at = start
             return False
         operator = self.word(0)
         self.result.operators.append((schema, operator))

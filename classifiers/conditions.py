@@ -44,16 +44,23 @@ def is_trivial(condition: exp.Expression) -> bool:
             else:
                 stack += [(node, True), (node.expression, False), (node.this, False)]
         else:
-            is_or_arm = isinstance(node.parent, exp.Or)
+            is_or_arm = _is_or_arm(node)
             results.append(_is_trivial_leaf(node) and not (is_or_arm and _selects_nothing(node)))
             if is_or_arm and _complements(node, nulls):
                 results[-1] = True
     return results[-1]
 
 
+def _is_or_arm(node: exp.Expression) -> bool:
+    parent = node.parent
+    while isinstance(parent, exp.Not | exp.Paren):
+        parent = parent.parent
+    return isinstance(parent, exp.Or)
+
+
 def _complements(node: exp.Expression, seen: set[tuple[str, tuple[object, ...]]]) -> bool:
     """X IS NULL OR x IS NOT NULL; x = 1 OR x <> 1: an arm whose opposite was seen before."""
-    is_negated = isinstance(node.parent, exp.Not)
+    is_negated = isinstance(node.parent, exp.Not) != isinstance(node.expression, exp.Not)
     try:
         if isinstance(node, exp.Is):
             key, opposite = ("null", "not null") if not is_negated else ("not null", "null")

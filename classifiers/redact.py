@@ -13,10 +13,10 @@ from classifiers.lexer_postgres import lex
 from classifiers.tokens import QUOTED, STRING, WORD, Token, Unreadable
 
 _HINT = re.compile(
-    rb"passw|pwd|secret|conninfo|connection|credential|dblink|apikey|api_key|token|crypt|digest|hmac|://|\\0|u&|md5|scram",
+    rb"pass|pwd|secret|conninfo|connection|credential|dblink|apikey|api_key|token|crypt|digest|hmac|://|\\|u&|md5|scram|_key|sslkey|accesskey",
     re.IGNORECASE,
 )
-"""A text without any of these holds nothing that is looked for: U& spellings of a keyword are not keywords."""
+"""A text without any of these holds nothing that is looked for. A backslash or U& can spell any of them."""
 _SECRET_TEXT = re.compile(
     r"passw|pwd|secret|sslkey|passfile|scram-sha|md5[0-9a-f]{32}|api_?key|access_?key|credential|://[^\s/@:]*:[^\s/@]*@|token",
     re.IGNORECASE,
@@ -24,11 +24,12 @@ _SECRET_TEXT = re.compile(
 """A literal like this is a secret or holds one: a connection string, a URL with a password, a verifier, a nested statement."""
 _AFTER = frozenset(["PASSWORD", "PASSWD", "PASSPHRASE", "PASSCODE", "PWD", "SECRET", "CONNECTION"])
 _SECRET_NAME = re.compile(
-    r"passw|pwd|secret|api_?key|access_?key|token|credential|passphrase|sslkey|private_?key", re.IGNORECASE
+    r"pass[wpcf]|pwd|secret|api_?key|access_?key|token|credential|passphrase|sslkey|private_?key", re.IGNORECASE
 )
 _CALLS = frozenset(["crypt", "digest", "hmac", "pgp_sym_encrypt", "pgp_sym_decrypt", "pgp_sym_encrypt_bytea", "pgp_sym_decrypt_bytea",
                     "pgp_pub_decrypt", "pgp_pub_decrypt_bytea", "encrypt", "decrypt", "encrypt_iv", "decrypt_iv"])  # fmt: skip
-_FALLBACK_LITERAL = re.compile(rb"'(?:[^'\\]|\\.|'')*+'?|\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$", re.DOTALL)
+_READING = frozenset(["SELECT", "TABLE", "VALUES", "SHOW", "EXPLAIN", "FETCH", "("])
+"""Statements in which a secret's name is mostly a column that is read; in all others every literal behind such a name goes."""
 
 
 def find_secret_spans(dialect: str, text: bytes, state: LexingState) -> tuple[tuple[int, int], ...]:
@@ -45,7 +46,20 @@ def find_secret_spans(dialect: str, text: bytes, state: LexingState) -> tuple[tu
         tokens = lex(text, state)
     except Unreadable:
         return _spans_of_unreadable(text)
-    spans = [(t.start, t.end) for index, t in enumerate(tokens) if t.kind == STRING and _is_secret(text, tokens, index)]
+    spans: list[tuple[int, int]] = []
+    first, is_after_secret = "", False
+    for index, token in enumerate(tokens):
+        if token.kind == STRING:
+            if is_after_secret or _is_secret(text, tokens, index):
+                spans.append((token.start, token.end))
+        elif token.text == ";":
+            first, is_after_secret = "", False
+        else:
+            first = first or token.text
+            if token.kind == QUOTED and index and tokens[index - 1].text in _AFTER:
+                spans.append((token.start, token.end))
+            elif first not in _READING and _is_secret_name(token):
+                is_after_secret = True
     return tuple(spans)
 
 

@@ -68,7 +68,7 @@ def find_table_positions(tokens: list[Token]) -> frozenset[int]:
             and text(at - 1) in ("INTO", "LOCAL", "GLOBAL")
         ):
             frame[1] = True if _is_name(tokens, at + 1) else _take(tokens, at, found)
-        elif frame[1] and word in ("ONLY", "LATERAL"):
+        elif frame[1] and word in ("ONLY", "LATERAL", "TABLE"):
             pass
         elif frame[1] and word == "ROWS" and text(at + 1) == "FROM":
             frame[1] = False
