@@ -70,6 +70,7 @@ class Live:
     host: str
     secret: bytes = field(repr=False)
     cancels: int = 0
+    partial_since_ns: int = 0
 
 
 class Server:
@@ -264,12 +265,20 @@ class Server:
                 quiet_s = (now - session.last_active_ns) / 1e9
                 if timeouts.session_s is not None and (now - session.started_ns) / 1e9 > timeouts.session_s:
                     _end(session, Why.IDLE, "the session has lasted as long as it may", "Connect again.")
-                elif live.relay.is_partial and quiet_s > timeouts.partial_message_s:
+                elif self._is_stuck(live, now):
                     _end(session, Why.PROTOCOL, "the rest of a message did not come in time", "")
                 elif timeouts.idle_s is not None and quiet_s > timeouts.idle_s and not live.relay.is_busy:
                     _end(session, Why.IDLE, "the session was idle for too long", "Connect again.")
             if ticks % 40 == 0:
                 self.users_changed()
+
+    def _is_stuck(self, live: Live, now: int) -> bool:
+        """Whether the client has left one message unfinished for too long; bytes of bulk data that trickle in count as one."""
+        if not live.relay.is_partial:
+            live.partial_since_ns = 0
+            return False
+        live.partial_since_ns = live.partial_since_ns or now
+        return now - live.partial_since_ns > self.settings.timeouts.partial_message_s * 1e9
 
     async def drain(self) -> None:
         """Take no new connections, let what runs come to its end within drain_s, then end the rest."""

@@ -9,7 +9,6 @@ Nothing here knows which database it is: what differs is in dialect.py.
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from dataclasses import dataclass, replace
 from classifiers.composition import compose, remember
 from classifiers.effects import LexingState, Report
 from dbproxy.audit.ledger import AuditDown
-from dbproxy.audit.record import array_member, encode_text, members, text_member
+from dbproxy.audit.record import array_member, encode_text, members, parameter_digest, text_member
 from dbproxy.audit.types import EventType
 from dbproxy.classifier.queue import Request
 from dbproxy.dialect import Dialect
@@ -70,6 +69,7 @@ class Session:
         "_is_hard_unsettled",
         "_is_unsettled",
         "_judge",
+        "_ledger",
         "_lexing",
         "_lexing_changed",
         "_members",
@@ -90,6 +90,8 @@ class Session:
         "_type_names",
         "_version",
         "_write_buffer_bytes",
+        "_write_client",
+        "_write_server",
         "last_active_ns",
         "relay",
         "session_id",
@@ -112,6 +114,7 @@ class Session:
         self._dialect = dialect
         self._judge = judge
         self._turn = turn
+        self._ledger = turn.ledger
         self._counters = counters
         self._monotonic_ns = monotonic_ns
         self._digest_key = digest_key
@@ -140,6 +143,8 @@ class Session:
         self._announced: dict[int, None] = {}
         self._pending: tuple[Statement, int, Request] | None = None
         self._outgoing: list[bytes] = []
+        self._write_client: Callable[[bytes], object] = _write_nowhere
+        self._write_server: Callable[[bytes], object] = _write_nowhere
         self._totals = [0, 0, 0, 0, 0]  # statements, refused, rows, received bytes, sent bytes
         self._ended = False
         self.started_ns = self.last_active_ns = monotonic_ns()
@@ -166,9 +171,12 @@ class Session:
         for link in (client, server):
             if link.transport is not None:
                 link.transport.set_write_buffer_limits(self._write_buffer_bytes)
+        if client.transport is not None and server.transport is not None:
+            self._write_client = client.transport.write
+            self._write_server = server.transport.write
         server.attach(relay.from_server, lambda: relay.closed(Side.SERVER), self._server_pressure)
-        client.attach(self._from_client, lambda: relay.closed(Side.CLIENT), self._client_pressure)
-        self._settle_path()
+        self._settle_path()  # before the client's first bytes, which may be here already: they are judged with what is learnt
+        client.attach(relay.from_client, lambda: relay.closed(Side.CLIENT), self._client_pressure)
 
     def end(self, refusal: Refusal) -> None:
         """End the session: the client is told why."""
@@ -187,14 +195,9 @@ class Session:
 
     # ---- bytes --------------------------------------------------------------------------------------------------
 
-    def _from_client(self, data: bytes) -> None:
-        self.last_active_ns = self._monotonic_ns()
-        self.relay.from_client(data)  # type: ignore[union-attr] # begin set it before any byte can come
-
     def send(self, side: Side, data: bytes) -> None:
         if side is Side.CLIENT:
-            if self._client is not None and self._client.transport is not None:
-                self._client.transport.write(data)
+            self._write_client(data)
             return
         outgoing = self._outgoing
         if outgoing:
@@ -202,8 +205,8 @@ class Session:
         elif self._turn.is_open:
             outgoing.append(data)
             self._turn.waiting[self.session_id] = self
-        elif self._server is not None and self._server.transport is not None:
-            self._server.transport.write(data)
+        else:
+            self._write_server(data)
             return
         if len(data) > _BULK_BYTES:
             self._turn.flush()
@@ -213,8 +216,7 @@ class Session:
         if not outgoing:
             return
         self._outgoing = []
-        if self._server is not None and self._server.transport is not None:
-            self._server.transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
+        self._write_server(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
         if self._ended and self._server is not None and self._server.transport is not None:
             self._server.transport.close()
 
@@ -336,11 +338,14 @@ class Session:
         if name:
             body += self._name_members.get(name) or self._name_member(name)
         try:
-            self._turn.intent((self.session_id, statement.id), body)
+            self._ledger.intent((self.session_id, statement.id), body)
         except AuditDown as down:
             return self._refuse_unrecorded(down)
+        if not self._turn.is_open:
+            self._turn.schedule()
         ruling = ready[0]
-        self._running[statement.id] = (ruling.entry, self._monotonic_ns())
+        now = self.last_active_ns = self._monotonic_ns()
+        self._running[statement.id] = (ruling.entry, now)
         try:
             self._statements[ruling.counted] += 1
         except KeyError:
@@ -379,7 +384,8 @@ class Session:
         except AuditDown as down:
             self._announced.pop(statement.id, None)
             return self._refuse_unrecorded(down)
-        self._running[statement.id] = (entry, self._monotonic_ns())
+        now = self.last_active_ns = self._monotonic_ns()
+        self._running[statement.id] = (entry, now)
         self._counters.count_statement(*ruling.counted)
         if not entry.is_neutral:
             self._is_unsettled = True
@@ -426,8 +432,7 @@ class Session:
             if raw is None:
                 elements.append(b'{"type":"%b","size":null}' % name)
             elif key is not None:
-                digest = hmac.digest(key, raw, "sha256").hex().encode()
-                elements.append(b'{"type":"%b","size":%d,"hmac":"%b"}' % (name, len(raw), digest))
+                elements.append(parameter_digest(name, raw, key))
             else:
                 _, text = self._dialect.decode_parameter(number, statement.formats[index], raw)
                 value = text_member(b"value", (text or "").encode("utf-8", "surrogateescape"))
@@ -476,7 +481,9 @@ class Session:
             body += b',"tag":"%b"' % tag if tag.replace(b" ", b"").isalnum() else b"," + text_member(b"tag", tag)
         if outcome.code:
             body += b',"code":%b' % (encode_text(outcome.code.encode()) or b'""')
-        self._turn.outcome((self.session_id, statement_id), body)
+        self._ledger.outcome((self.session_id, statement_id), body)
+        if not self._turn.is_open:
+            self._turn.schedule()
         if (
             entry.is_read_only
             and tag
@@ -622,6 +629,10 @@ class Session:
         if self._server is not None and self._server.transport is not None and not self._outgoing:
             self._server.transport.close()
         self._on_end(self)
+
+
+def _write_nowhere(data: bytes) -> None:
+    """In place of a connection that is not there yet."""
 
 
 def _throttle(link: Link | None, is_full: bool) -> None:  # noqa: FBT001 - the callbacks' argument

@@ -30,12 +30,12 @@ class Sender(Protocol):
 
 
 class Turn:
-    """Collects one turn. waiting: sessions whose bytes go out at its end, in order.
+    """Collects one turn. waiting: sessions whose bytes go out at its end, in order. is_open: a flush is scheduled.
 
     INVARIANT: whenever the ledger has unwritten records, a flush is scheduled.
     """
 
-    __slots__ = ("_announcing", "_counters", "_is_scheduled", "_loop", "_monotonic_ns", "ledger", "waiting")
+    __slots__ = ("_announcing", "_counters", "_loop", "_monotonic_ns", "is_open", "ledger", "waiting")
 
     def __init__(
         self,
@@ -48,19 +48,14 @@ class Turn:
         self._counters = counters
         self._monotonic_ns = monotonic_ns
         self._loop = loop
-        self._is_scheduled = False
+        self.is_open = False
         self.waiting: dict[str, Sender] = {}
         self._announcing: set[str] = set()  # sessions with a statement.prepared among this turn's records
 
-    @property
-    def is_open(self) -> bool:
-        """Whether something is collected that is not written yet."""
-        return self._is_scheduled
-
     def schedule(self) -> None:
         """Have flush run at the end of this turn."""
-        if not self._is_scheduled:
-            self._is_scheduled = True
+        if not self.is_open:
+            self.is_open = True
             self._loop.call_soon(self.flush)
 
     def call_soon(self, function: Callable[[], None]) -> None:
@@ -83,20 +78,20 @@ class Turn:
     def intent(self, key: Key, body: bytes) -> None:
         """Record a statement that is about to be forwarded. Raises AuditDown: it must not be."""
         self.ledger.intent(key, body)
-        if not self._is_scheduled:
-            self._is_scheduled = True
+        if not self.is_open:
+            self.is_open = True
             self._loop.call_soon(self.flush)
 
     def outcome(self, key: Key, body: bytes) -> None:
         """Record how a statement ended."""
         self.ledger.outcome(key, body)
-        if not self._is_scheduled:
-            self._is_scheduled = True
+        if not self.is_open:
+            self.is_open = True
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write the records, then let the bytes go; those of sessions with an unwritten intent are revoked."""
-        self._is_scheduled = False
+        self.is_open = False
         revoked: dict[str, list[int]] = {}
         reason = ""
         before_ns = self._monotonic_ns()

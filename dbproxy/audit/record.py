@@ -10,11 +10,10 @@ Not here: which events have which members (schema.json), hashing and chaining (c
 
 from __future__ import annotations
 
-import hmac
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
+from hashlib import blake2b, sha256
 
 import orjson
 
@@ -83,13 +82,13 @@ def sql_members(sql: bytes, *, is_redacted: bool) -> bytes:
 def parameter_digest(type_name: bytes, data: bytes | None, key: bytes) -> bytes:
     """One element of `parameters` without the value: type, size and a keyed digest, so that equal values can be found.
 
-    type_name: plain ASCII. data: as it came over the wire, None for SQL NULL. key: at least 16 secret bytes; without it a
+    type_name: plain ASCII. data: as it came over the wire, None for SQL NULL. key: 16 to 64 secret bytes; without it a
     short value cannot be found by trying.
     """
     if data is None:
         return b'{"type":"%b","size":null}' % type_name
-    digest = hmac.digest(key, data, "sha256").hex().encode()
-    return b'{"type":"%b","size":%d,"hmac":"%b"}' % (type_name, len(data), digest)
+    digest = blake2b(data, key=key, digest_size=32).hexdigest().encode()
+    return b'{"type":"%b","size":%d,"digest":"%b"}' % (type_name, len(data), digest)
 
 
 def parameter_value(type_name: bytes, data: bytes | None, text: bytes | None = None) -> bytes:

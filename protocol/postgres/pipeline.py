@@ -35,7 +35,11 @@ REFUSED_QUERY = 10
 ASK = 11
 """The proxy's own query."""
 WHOLE = 12
-"""Bind, Execute and Sync of the unnamed portal that came in one piece, the commonest thing that drivers send."""
+"""Bind, Execute and Sync of the unnamed portal that came in one piece, the commonest thing that drivers send.
+
+The change of the unnamed portal is not pending in `portals` unless the entry is expanded: whoever asks for that portal
+while there is such an entry has to wait, see is_portal_unsettled.
+"""
 WHOLE_DESCRIBED = 13
 """The same with a Describe of the portal after the Bind. INVARIANT: no kind but these two is as high as WHOLE."""
 
@@ -74,14 +78,16 @@ class Portal:
     """A bound statement. is_started: an Execute was sent; is_settled: its Bind's statement has its outcome.
 
     epoch: the relay's judgement epoch when the Bind was judged. prepared: None if the name was not known.
+    group: the sync group of its Bind, for a WHOLE entry.
     """
 
-    __slots__ = ("epoch", "is_settled", "is_started", "may_copy", "may_forget", "name", "statement")
+    __slots__ = ("epoch", "group", "is_settled", "is_started", "may_copy", "may_forget", "name", "statement")
 
     def __init__(self, name: bytes, statement: Statement, epoch: int, prepared: Prepared | None) -> None:
         self.name = name
         self.statement = statement
         self.epoch = epoch
+        self.group = 0
         self.may_copy = prepared is None or prepared.may_copy
         # What SQL prepared cannot forget names: PREPARE takes queries only. Names outside ASCII may be anything.
         self.may_forget = not statement.name.isascii() if prepared is None else prepared.may_forget
@@ -169,6 +175,12 @@ class Pipeline:
         self.portals: Names[Portal] = Names()
         self.group = 0
 
+    def is_portal_unsettled(self, name: bytes) -> bool:
+        """As Names.is_unsettled, with what WHOLE entries will do to the unnamed portal."""
+        if self.portals.pending and self.portals.is_unsettled(name, self.group):
+            return True
+        return not name and any(entry[0] >= WHOLE for entry in self.queue) and b"" not in self.portals.pending
+
     def may_reach(self, lower: bytes) -> tuple[bool, bool]:
         """Whether SQL text with EXECUTE in it may run something that Parse prepared that copies, or forgets names."""
         if b"execute" not in lower:
@@ -183,6 +195,8 @@ class Pipeline:
     def expand(self) -> None:
         """Put the single steps in place of the WHOLE entry at the head: its answer is not the usual one, or not all there."""
         kind, statement_id, portal = self.queue.popleft()
+        if isinstance(portal, Portal):
+            self.portals.pending.setdefault(b"", []).insert(0, (portal.group, portal))
         self.queue.appendleft((SYNC, 0, None))
         self.queue.appendleft((EXECUTE, statement_id, portal))
         if kind == WHOLE_DESCRIBED:

@@ -406,10 +406,8 @@ class PostgresRelay:
             verdict = self._take_verdict()
         if verdict is FORWARD:
             portal = Portal(portal_name, statement, self._epoch, prepared)
-            pipe.portals.change(portal_name, pipe.group, portal)
             self._queue.append((due.BIND, statement.id, portal))
-            self._is_group_open = True
-            return _PASS
+            return _PASS  # what is left to do depends on what follows, see _join_whole
         return self._not_forwarded(statement, verdict, due.REFUSED_STEP)
 
     def _join_whole(self, data: bytes, position: int) -> int:
@@ -418,18 +416,24 @@ class PostgresRelay:
         Saves the walk over three messages and back: 5 of 21 µs per prepared query.
         """
         _, statement_id, portal = self._queue[-1]
-        if not isinstance(portal, Portal) or portal.name or portal.may_copy or portal.may_forget:
+        if not isinstance(portal, Portal):
             return position
-        if data.startswith(_DESCRIBE_EXECUTE_SYNC, position):
-            kind, size = due.WHOLE_DESCRIBED, len(_DESCRIBE_EXECUTE_SYNC)
-        elif data.startswith(_EXECUTE_SYNC, position):
-            kind, size = due.WHOLE, len(_EXECUTE_SYNC)
-        else:
+        kind = 0
+        if not (portal.name or portal.may_copy or portal.may_forget):
+            if data.startswith(_DESCRIBE_EXECUTE_SYNC, position):
+                kind, size = due.WHOLE_DESCRIBED, len(_DESCRIBE_EXECUTE_SYNC)
+            elif data.startswith(_EXECUTE_SYNC, position):
+                kind, size = due.WHOLE, len(_EXECUTE_SYNC)
+        pipe = self._pipe
+        if not kind:
+            pipe.portals.change(portal.name, pipe.group, portal)
+            self._is_group_open = True
             return position
         portal.is_started = True
+        portal.group = pipe.group
         self._queue[-1] = (kind, statement_id, portal)
         self._is_group_open = False
-        self._pipe.group += 1
+        pipe.group += 1
         return position + size
 
     def _execute(self, body: bytes) -> int:
@@ -441,7 +445,7 @@ class PostgresRelay:
             if self._judged is not None:
                 return self._skip(self._judged)
             return _DROP  # its Bind was recorded as skipped, or was executed before
-        if pipe.portals.pending and pipe.portals.is_unsettled(name, pipe.group):
+        if pipe.is_portal_unsettled(name):
             self._waiting |= _NAMES
             return _HOLD
         portal = pipe.portals.find(name)
@@ -879,10 +883,13 @@ class PostgresRelay:
         if rows:
             self._check_rows(data, first_row, position)
         self._queue.popleft()
-        names = self._pipe.portals
-        replaced = names.settle(b"", confirmed=transaction is not Transaction.IDLE)
-        if replaced is not None:
-            self._bound_only(replaced)
+        names = self._pipe.portals.confirmed
+        if names:
+            replaced = names.pop(b"", None)
+            if replaced is not None:
+                self._bound_only(replaced)
+        if transaction is not Transaction.IDLE:
+            names[b""] = portal
         portal.is_settled = True
         tag = data[position + 5 : tag_end]
         if not rows:
@@ -891,7 +898,7 @@ class PostgresRelay:
         self._received = 0
         self._host.finished(statement_id, outcome)
         self._transaction = transaction
-        if names.confirmed and transaction is Transaction.IDLE:
+        if names and transaction is Transaction.IDLE:
             self._forget_portals()
         self._host.synced(transaction)
         return tag_end + 7

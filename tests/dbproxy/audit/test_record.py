@@ -152,7 +152,7 @@ def test_parameters() -> None:
         ],
     )
     digest, null, value, raw, null_value = json.loads(b"{%b}" % encoded)["parameters"]
-    assert (digest["type"], digest["size"], len(digest["hmac"])) == ("int4", 4, 64)
+    assert (digest["type"], digest["size"], len(digest["digest"])) == ("int4", 4, 64)
     assert null == null_value == {"type": "text", "size": None}
     assert value == {"type": "int4", "size": 4, "value": "1"}
     assert raw == {"type": "bytea", "size": 1, "value_base64": "/w=="}
