@@ -13,7 +13,7 @@ define quietly
 else cat $(REPORTS)/$(1).log; echo "FAILED  $(1): $(2)"; exit 1; fi
 endef
 
-.PHONY: help install check unit test coverage demo bench format clean
+.PHONY: help install check unit test coverage demo bench bench-quick profile format clean
 
 help: ## this list
 	@echo "dbproxy - make targets:"

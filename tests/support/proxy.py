@@ -234,12 +234,13 @@ def running_proxy(
     change: Callable[[dict[str, Any]], None] = lambda settings: None,
     environment: Mapping[str, str] | None = None,
     arguments: Sequence[str] = (),
+    launcher: Sequence[str] = (),
     is_clean_end_expected: bool = True,
 ) -> Iterator[Proxy]:
     """Run `dbproxy serve` until the block ends.
 
     policy: `observe`, `default`, or the text of a policy file. accounts: of support.servers, the first one is the
-    default. change: edits the settings dict before it is written.
+    default. change: edits the settings dict before it is written. launcher: Python's options before `-m dbproxy`.
     On leaving, the proxy must have ended with status 0 and without a traceback, unless is_clean_end_expected is False.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -257,6 +258,7 @@ def running_proxy(
                 sys.executable,
                 "-W",
                 "always::ResourceWarning",
+                *launcher,
                 "-m",
                 "dbproxy",
                 "serve",
