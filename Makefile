@@ -50,10 +50,16 @@ demo: ## the tour on an embedded PostgreSQL (ONCE=1: then end)
 	@.ci/venv demo
 	@$(PY) -m dbproxy demo $(if $(filter-out 0,$(ONCE)),--once)
 
-bench: install ## pgbench direct, HAProxy, PgBouncer and dbproxy, interleaved
+bench: install ## direct, HAProxy, PgBouncer and dbproxy, interleaved; about 25 minutes
 	@PYTHONPATH=tests $(PY) -m support.requirements --bench
-	@mkdir -p $(REPORTS)
-	@PYTHONPATH=.:tests $(PY) -m bench.run $(ARGS)
+	@PYTHONPATH=tests $(PY) -m bench.run --json $(REPORTS)/bench.json $(ARGS)
+
+bench-quick: install ## the same, a first impression in about 5 minutes
+	@PYTHONPATH=tests $(PY) -m support.requirements --bench
+	@PYTHONPATH=tests $(PY) -m bench.run --quick --json $(REPORTS)/bench-quick.json $(ARGS)
+
+profile: install ## where dbproxy spends the CPU time of one query
+	@PYTHONPATH=tests $(PY) -m bench.profile $(ARGS)
 
 format: install ## format and fix what can be fixed
 	@$(PY) -m ruff format .
