@@ -60,3 +60,8 @@ def reload_policy(proxy: Proxy, text: str) -> None:
     proxy.write_policy(text)
     proxy.reload()
     _retry(lambda: len(proxy.records("policy.loaded")) > before, 10)
+
+
+def statements_of_clients(database: Database, since: int) -> list[str]:
+    """What the server began to run in the database, without what the proxy puts in a refused statement's place."""
+    return [sql for sql in database.statements(since) if not sql.startswith('SELECT "dbproxy refused ')]
