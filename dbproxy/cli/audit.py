@@ -20,6 +20,7 @@ from dbproxy.audit.schema import read_schema
 from dbproxy.audit.segment import parse_segment_name
 from dbproxy.audit.tail import DAMAGED, Filter, Record, Tail, clean, describe
 from dbproxy.audit.verify import ChainResult, Result, Status, verify_directory, verify_files
+from dbproxy.cli.options import SettingsOption, settings_path
 
 app = typer.Typer(no_args_is_help=True, help="Check and read the audit ledger.")
 
@@ -27,9 +28,6 @@ _PROGRESS_FROM_BYTES = 64 << 20
 _SETTLE_S = 0.5
 _POLL_S = 0.2
 
-Settings = Annotated[
-    Path | None, typer.Option("--settings", "-s", metavar="FILE", help="Take the directory from these settings.")
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -41,7 +39,7 @@ def verify(
             metavar="[DIR | FILES]", help="A ledger's directory, or some of its segments.", show_default=False
         ),
     ] = None,
-    settings: Settings = None,
+    settings: SettingsOption = None,
     as_json: Json = False,
 ) -> None:
     """Check a ledger offline: form, hashes, links, numbering, and that every intent has its outcome.
@@ -73,7 +71,7 @@ def tail(
     directory: Annotated[
         Path | None, typer.Argument(metavar="[DIR]", help="The ledger's directory.", show_default=False)
     ] = None,
-    settings: Settings = None,
+    settings: SettingsOption = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
     count: Annotated[
         int, typer.Option("--lines", "-n", min=0, help="How many of the last records to begin with.")
@@ -110,10 +108,11 @@ def schema() -> None:
 def _directory(directory: Path | None, settings: Path | None) -> Path:
     if directory is not None:
         return directory
-    if settings is None:
-        raise _unreadable("give the ledger's directory, or --settings FILE")
+    path = settings_path(settings)
+    if settings is None and not path.exists():
+        raise _unreadable(f"give the ledger's directory, or --settings FILE; there is no {path} here")
     try:
-        return load_settings(settings).audit.directory
+        return load_settings(path).audit.directory
     except ConfigError as error:
         raise _unreadable(str(error)) from error
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from config.settings import SHIPPED_POLICIES
 from dbproxy.audit.ledger import Ledger
 from dbproxy.audit.types import EventType
 from dbproxy.cli.audit import app
@@ -55,7 +56,7 @@ def test_verify_has_an_exit_code_for_a_torn_end(log: Path) -> None:
 
 def test_verify_has_an_exit_code_for_nothing_to_read(tmp_path: Path) -> None:
     assert run.invoke(app, ["verify", str(tmp_path)]).exit_code == 3
-    assert run.invoke(app, ["verify"]).exit_code == 3
+    assert run.invoke(app, ["verify"]).exit_code == 3  # no dbproxy.yaml here either
     assert run.invoke(app, ["verify", "--settings", str(tmp_path / "missing.yaml")]).exit_code == 3
 
 
@@ -95,3 +96,15 @@ def test_tail_of_nothing_fails_plainly(tmp_path: Path) -> None:
 
 def test_schema_is_printed(log: Path) -> None:
     assert json.loads(run.invoke(app, ["schema"]).stdout)["title"] == "dbproxy.audit/1"
+
+
+def test_without_arguments_the_settings_at_hand_name_the_ledger(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = log.parent / "dbproxy.yaml"
+    settings.write_bytes((SHIPPED_POLICIES.parent / "example.yaml").read_bytes())
+    (log.parent / "users.yaml").write_text("version: 1\npeople: []\n")
+    (log.parent / "users.yaml").chmod(0o600)
+    (log.parent / "policy.yaml").write_bytes((SHIPPED_POLICIES.parent / "example-policy.yaml").read_bytes())
+    monkeypatch.setenv("DBPROXY_APP_PASSWORD", "x")
+    monkeypatch.setenv("DBPROXY_SETTINGS", str(settings))
+    assert run.invoke(app, ["verify"]).exit_code == 0
+    assert "DROP TABLE x" in run.invoke(app, ["tail"]).stdout
