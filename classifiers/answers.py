@@ -18,9 +18,9 @@ Answer = dict[str, Any]
 
 def answer_case(case: Mapping[str, Any], dialect: str = "postgres") -> Answer:
     """Classify a case after its session. Returns id, kinds, reads, writes, flags, columns and functions; the caller adds ms."""
-    state = LexingState(encoding=str(case.get("charset") or "UTF8").upper())
+    state = LexingState(encoding=str(case.get("charset") or "UTF8").upper().replace("-", ""))
     names: dict[str, Report] = {}
-    version = 0
+    version = _parse_server(str(case.get("server") or ""))
     for earlier in case.get("session") or ():
         report = classify(dialect, str(earlier).encode(), state, version)
         names = remember(report, names)
@@ -33,6 +33,12 @@ def answer_case(case: Mapping[str, Any], dialect: str = "postgres") -> Answer:
     # The vocabulary calls EXECUTE dynamic even where the session knows what its name stands for.
     answer["kinds"] = sorted({*answer["kinds"], *(kind for kind in report.kinds if report.uses or report.prepares)})
     return {"id": case.get("id", ""), **answer}
+
+
+def _parse_server(server: str) -> int:
+    """A case's server, `16+` or `..14`, as a server_version_num; 0 where it says nothing of PostgreSQL."""
+    digits = server.strip("+.")
+    return int(digits) * 10_000 if digits.isdigit() else 0
 
 
 def advance_state(statement: str, state: LexingState) -> LexingState:

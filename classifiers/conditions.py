@@ -60,7 +60,7 @@ def _is_or_arm(node: exp.Expression) -> bool:
 
 def _complements(node: exp.Expression, seen: set[tuple[str, tuple[object, ...]]]) -> bool:
     """X IS NULL OR x IS NOT NULL; x = 1 OR x <> 1: an arm whose opposite was seen before."""
-    is_negated = isinstance(node.parent, exp.Not) != isinstance(node.expression, exp.Not)
+    is_negated = isinstance(node.parent, exp.Not) != bool(node.args.get("negate"))
     try:
         if isinstance(node, exp.Is):
             key, opposite = ("null", "not null") if not is_negated else ("not null", "null")

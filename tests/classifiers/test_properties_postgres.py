@@ -18,13 +18,15 @@ DATA = Path(__file__).parent / "data"
 CASES = [json.loads(line)["sql"] for line in (DATA / "statements_postgres.jsonl").read_text().splitlines()]
 RECORDED = [text for path in sorted(DATA.glob("*.sql")) for text in path.read_text().split("\n--=\n")[1:]]
 
+# Some of the words are quotes, so:
+# ruff: noqa: SIM905
 POOL = (
     "select from where as , ( ) . * table only secrets update delete insert into merge with union all using on join left natural lateral set"
     " values default returning for of share no temp recursive case when then else end and or not is null distinct in any like escape at time zone"
     " operator over partition by order limit offset fetch first rows row current range filter within group nulls exists array [ ] :: int text"
     " cast extract trim substring overlay position + - @ = <> || 'x' $$y$$ E'\\'' \"q\" 1 1.5 $1 collate \"C\" a b t1 lo_import( do nothing"
     ' conflict matched begin atomic ; /*x*/ U&"a" => := execute program copy truncate drop'
-).split(" ")  # noqa: SIM905 -- words of which some are quotes
+).split(" ")
 
 
 class Names(visitors.Visitor):
