@@ -18,13 +18,14 @@ _HINT = re.compile(
 )
 """A text without any of these holds nothing that is looked for. A backslash or U& can spell any of them."""
 _SECRET_TEXT = re.compile(
-    r"passw|pwd|secret|sslkey|passfile|scram-sha|md5[0-9a-f]{32}|api_?key|access_?key|credential|://[^\s/@:]*:[^\s/@]*@|token",
+    r"passw|pwd|(?<![a-z])secret\s*[=:]|secret_|_secret|sslkey|passfile|scram-sha|md5[0-9a-f]{32}|api_?key|access_?key|credential|://[^\s/@:]*:[^\s/@]*@|token\s*[=:]",
     re.IGNORECASE,
 )
 """A literal like this is a secret or holds one: a connection string, a URL with a password, a verifier, a nested statement."""
 _AFTER = frozenset(["PASSWORD", "PASSWD", "PASSPHRASE", "PASSCODE", "PWD", "SECRET", "CONNECTION"])
 _SECRET_NAME = re.compile(
-    r"pass[wpcf]|pwd|secret|api_?key|access_?key|token|credential|passphrase|sslkey|private_?key", re.IGNORECASE
+    r"pass[wpcf]|pwd|(?<![a-z])secret(?!s\b)|api_?key|access_?key|token|credential|passphrase|sslkey|private_?key",
+    re.IGNORECASE,
 )
 _CALLS = frozenset(["crypt", "digest", "hmac", "pgp_sym_encrypt", "pgp_sym_decrypt", "pgp_sym_encrypt_bytea", "pgp_sym_decrypt_bytea",
                     "pgp_pub_decrypt", "pgp_pub_decrypt_bytea", "encrypt", "decrypt", "encrypt_iv", "decrypt_iv"])  # fmt: skip

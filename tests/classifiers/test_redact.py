@@ -50,7 +50,13 @@ def test_a_secret_is_found_and_taken_out(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["SELECT 'hello'", "UPDATE t SET a = 'b' WHERE c = 'd'", "SELECT name FROM users WHERE id = 'x'"]
+    "text",
+    [
+        "SELECT 'hello'",
+        "UPDATE t SET a = 'b' WHERE c = 'd'",
+        "UPDATE secrets SET v = 'x' WHERE k = 'y'",
+        "SELECT name FROM users WHERE id = 'x'",
+    ],
 )
 def test_ordinary_literals_stay(text):
     assert find_secret_spans("postgres", text.encode(), LexingState()) == ()
