@@ -148,7 +148,7 @@ def passwd(
 def disable(
     name: NameArgument, file: FileOption = None, settings: SettingsOption = None, json: JsonOption = False
 ) -> None:
-    """Keep a person from logging in; open sessions end when the proxy reloads (SIGHUP)."""
+    """Keep a person from logging in. A running proxy reads the file within seconds and ends the person's sessions."""
     path = _users_path(file, settings)
     _say(json, _update(path, name, {"disabled": True}), f"disabled {name} in {path}")
 
