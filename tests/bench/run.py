@@ -18,6 +18,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+import timeit
 from pathlib import Path
 
 from bench import report
@@ -56,9 +57,13 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def is_python_optimised() -> bool:
-    """Was this Python built with --enable-optimizations (profile-guided)? Distributions do; without, it is about a third slower."""
-    return "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
+def _call(left: int, right: int) -> int:
+    return left + right
+
+
+def python_call_ns() -> float:
+    """What a small function call costs here. Builds of the same Python differ by a third: distributions' are profile-guided."""
+    return min(timeit.repeat("call(1, 2)", globals={"call": _call}, number=100_000, repeat=7)) * 1e9 / 100_000
 
 
 def machine() -> dict[str, object]:
@@ -75,7 +80,8 @@ def machine() -> dict[str, object]:
         "memory_mib": memory_kib // 1024,
         "system": platform.platform(),
         "python": platform.python_version(),
-        "python_is_optimised": is_python_optimised(),
+        "python_build": str(sysconfig.get_config_var("CONFIG_ARGS")),
+        "python_call_ns": round(python_call_ns(), 1),
         "uvloop": importlib.metadata.version("uvloop"),
     }
 
@@ -120,8 +126,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     for name in (HAPROXY, PGBOUNCER):
         if find_tool(name) is None:
             say(f"missing {name}: left out; Debian and Ubuntu: apt-get install {name}")
-    if not is_python_optimised():
-        say(
             f"Python {platform.python_version()} was built without --enable-optimizations: dbproxy will look slower than it is"
         )
     rounds: dict[str, dict[str, list[Measurement]]] = {each.name: {} for each in workloads}
