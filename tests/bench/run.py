@@ -126,8 +126,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     for name in (HAPROXY, PGBOUNCER):
         if find_tool(name) is None:
             say(f"missing {name}: left out; Debian and Ubuntu: apt-get install {name}")
-            f"Python {platform.python_version()} was built without --enable-optimizations: dbproxy will look slower than it is"
-        )
     rounds: dict[str, dict[str, list[Measurement]]] = {each.name: {} for each in workloads}
     loads: list[tuple[float, float, float]] = []
     events: list[int | None] = []
