@@ -30,7 +30,7 @@ TYPED = (
     "SELECT count(*) AS customers FROM customers;",
     r"\q",
 )
-WIDTH = 112
+WIDTH = 118
 TIMEOUT_S = 30
 _PROMPT = b"shop=> "
 
