@@ -4,11 +4,19 @@ that decides every one of them: did the server begin to run it?
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import dataclasses
+import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+from support.fake_postgres import FakePostgres
 from support.proxy import Proxy
-from support.servers import Database
+from support.servers import PASSWORDS, Database, PostgresServer
 
 POLICY = """
 version: 1
@@ -65,3 +73,41 @@ def reload_policy(proxy: Proxy, text: str) -> None:
 def statements_of_clients(database: Database, since: int) -> list[str]:
     """What the server began to run in the database, without what the proxy puts in a refused statement's place."""
     return [sql for sql in database.statements(since) if not sql.startswith('SELECT "dbproxy refused ')]
+
+
+@contextlib.contextmanager
+def fake_server(real: PostgresServer, **options: Any) -> Iterator[tuple[FakePostgres, PostgresServer]]:
+    """A scripted server in a thread of its own, and its address in the form that running_proxy takes."""
+    fake = FakePostgres(password=PASSWORDS["app"], **options)
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+    is_up = threading.Event()
+
+    async def serve() -> None:
+        async with fake:
+            is_up.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        assert is_up.wait(10)
+        yield fake, dataclasses.replace(real, host="127.0.0.1", port=fake.port, ca=None, client=None)
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(20)
+        loop.close()
+
+
+def memory_kib(pid: int, field: str = "VmRSS") -> int:
+    """Resident memory of a process, or its peak with VmHWM."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise AssertionError(f"process {pid} has no {field}")
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time that a process itself has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
