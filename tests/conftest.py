@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from support.own_roles import proxy_with_own_roles
 from support.proxy import Proxy, running_proxy
 from support.requirements import is_missing_allowed
 from support.servers import Database, PostgresServer, fresh_database, newest_postgres, postgres_with_tls
+from support.two_ways import TwoWays
 
 from dbproxy.embedded.errors import EmbeddedServerError
 
@@ -136,6 +138,24 @@ def observe_proxy(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFac
     """One proxy for the whole run, in front of the newest server, that records everything and refuses nothing."""
     with running_proxy(tmp_path_factory.mktemp("observe"), postgres, policy="observe") as proxy:
         yield proxy
+
+
+@pytest.fixture(scope="session")
+def two_ways(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoWays]:
+    """The newest server, direct and through a proxy under `observe`, without TLS."""
+    with proxy_with_own_roles(tmp_path_factory.mktemp("two-ways"), postgres, change=_without_banner) as proxy:
+        yield TwoWays(postgres, proxy, has_tls=False)
+
+
+@pytest.fixture(scope="session")
+def two_ways_tls(postgres_tls: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoWays]:
+    """The server with TLS, direct and through a proxy under `observe`, verified TLS on every leg."""
+    with proxy_with_own_roles(tmp_path_factory.mktemp("two-ways"), postgres_tls, change=_without_banner) as proxy:
+        yield TwoWays(postgres_tls, proxy, has_tls=True)
+
+
+def _without_banner(settings: dict[str, Any]) -> None:
+    settings["session"] = {"banner": ""}  # the only thing that is meant to be seen
 
 
 @pytest.fixture(scope="session")
