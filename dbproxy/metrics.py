@@ -92,7 +92,8 @@ class Counters:
     """The proxy's own numbers. Whoever knows a thing adds to it; the three dictionaries are counted through the methods, which bound them.
 
     Bytes are named from the session's view: received from the server, sent by the client. *_open are gauges.
-    judge_ns, audit_ns: time spent in the judge without the classifier, and in writing records; with how often.
+    judge_ns, audit_ns: time spent in the judge without the classifier, for texts not ruled before in a session, and in writing records;
+    with how often.
     """
 
     __slots__ = (

@@ -259,7 +259,7 @@ class Session:
             text,
             state,
             self._version,
-            self.session_id,
+            self._context.person,  # all sessions of a person share one turn in the queue
             lambda found: self._classified(statement, found),
         )
         self._pending = (statement, asked_ns, request)
@@ -296,8 +296,16 @@ class Session:
 
     def _decide(self, statement: Statement, entry: Entry, held_ns: int) -> Verdict:
         """Decide with what the session knows now, record, and answer. Never None."""
+        began_ns = self._monotonic_ns()
+        verdict = self._decide_now(statement, entry, held_ns)
+        counters = self._counters
+        counters.judge_ns += self._monotonic_ns() - began_ns
+        counters.judge_calls += 1
+        return verdict
+
+    def _decide_now(self, statement: Statement, entry: Entry, held_ns: int) -> Verdict:
         report = entry.report
-        if report.uses:
+        if not entry.is_self_contained:
             entry = make_entry(statement.text, compose(report, self._names))
         elif statement.act is Act.EXECUTE and statement.name and self._names:
             # PREPARE in SQL and Parse share one name space, and only the server knows which came last.
@@ -608,6 +616,8 @@ class Session:
             self._pending = None
         for statement_id in list(self._running):
             self.finished(statement_id, Outcome(Status.UNKNOWN))
+        if why in (Why.PROTOCOL, Why.TOO_LARGE, Why.UNSUPPORTED):
+            self._counters.protocol_errors += 1
         statements, refused, rows, received, sent = self._totals
         fields = {
             "session": self.session_id,
