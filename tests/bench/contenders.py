@@ -207,7 +207,7 @@ def _relay(server: EmbeddedPostgres, folder: Path) -> Iterator[Contender]:
 def _daemon(command: list[Any], log_path: Path, port: int, account: Account | None = None) -> Iterator[int]:
     """Run a program in the foreground until the block ends, by default as an unprivileged account. Yields its pid."""
     account = account or find_account()
-    environment: Mapping[str, str] = {"PATH": _SYSTEM_PATH, "LC_ALL": "C"}
+    environment: Mapping[str, str] = {"PATH": _SYSTEM_PATH, "LC_ALL": "C"} if account.is_other else os.environ
     with log_path.open("wb") as log:
         process = account.spawn(
             command, environment=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log
