@@ -15,6 +15,7 @@ class _Turn:
     """An open turn that writes its records when flushed, then lets the sessions send."""
 
     is_open = True
+    ledger = None
 
     def __init__(self) -> None:
         self.waiting: dict[str, Session] = {}
@@ -41,7 +42,7 @@ class _Link:
 def _session(turn: _Turn, server: _Link) -> Session:
     start = Start("s1", Context("shop", "prod", "shop", "alice"), "app", 1, {}, {"server_version": "18.6"})
     made: Any = Session(start, POSTGRES.dialect, None, turn, Counters(), lambda: 0, None, 65536, lambda _: None)  # type: ignore[arg-type] # stand-ins
-    made._server = server
+    made._write_server = server.write
     return cast("Session", made)
 
 
