@@ -30,6 +30,7 @@ TYPED = (
     "SELECT count(*) AS customers FROM customers;",
     r"\q",
 )
+TAIL = ("audit", "tail", "--type", "statement")
 WIDTH = 118
 TIMEOUT_S = 30
 _PROMPT = b"shop=> "
@@ -43,23 +44,29 @@ def main() -> None:
             sys.exit("the picture shows psql; install it")
         session = _play(client, stage)
         tail = subprocess.run(  # noqa: S603 - our own program, no shell
-            [*dbproxy_command(), "audit", "tail", str(stage.ledger), "--type", "statement"],
+            [*dbproxy_command(), *TAIL],
+            cwd=stage.folder,
             capture_output=True,
             text=True,
             check=True,
             timeout=TIMEOUT_S,
         ).stdout
     console = Console(record=True, width=WIDTH, file=Path(os.devnull).open("w"))  # noqa: SIM115 - lives as long as we do
-    _draw(console, f'$ psql "host=localhost port={stage.alice.port} user=alice dbname=shop sslmode=verify-full"')
+    _draw(console, f'$ psql "{_address(stage)}"')
     for line in session.splitlines():
         _draw(console, line)
-    _draw(console, "$ dbproxy audit tail --type statement")
+    _draw(console, f"$ dbproxy {' '.join(TAIL)}")
     for line in tail.splitlines():
         _draw(console, line.rstrip())
     svg = console.export_svg(title="alice at the production database, through dbproxy")
     # The font that rich names would be fetched from another site; every viewer has a monospaced one.
     svg = re.sub(r"@font-face\s*\{.*?\}\s*", "", svg, flags=re.DOTALL)
     PICTURE.write_text("\n".join(line.rstrip() for line in svg.splitlines()) + "\n")
+
+
+def _address(stage: Stage) -> str:
+    alice = stage.alice
+    return f"host=localhost port={alice.port} user={alice.user} dbname={alice.database} sslmode=verify-full sslrootcert={alice.ca.name}"
 
 
 def _play(client: Psql, stage: Stage) -> str:
@@ -70,7 +77,8 @@ def _play(client: Psql, stage: Stage) -> str:
     termios.tcsetattr(slave, termios.TCSANOW, attributes)
     process = subprocess.Popen(  # noqa: S603 - a program found on this machine, no shell
         # -n: no line editor, so that the terminal itself echoes; -q: no greeting with versions
-        [str(client._program), "-X", "-n", "-q", client.address(stage.alice)],  # noqa: SLF001 - the demo has no use for it
+        [str(client._program), "-X", "-n", "-q", _address(stage)],  # noqa: SLF001 - the demo has no use for it
+        cwd=stage.folder,
         env={"PATH": os.environ["PATH"], "PGPASSWORD": stage.alice.password, "PAGER": "cat", "LC_ALL": "C.UTF-8"},
         stdin=slave,
         stdout=slave,
