@@ -61,6 +61,9 @@ bench-quick: install ## the same, a first impression in about 5 minutes
 profile: install ## where dbproxy spends the CPU time of one query
 	@PYTHONPATH=tests $(PY) -m bench.profile $(ARGS)
 
+suite-asyncpg: install ## asyncpg's own tests, direct and proxied, compared (CHECKOUT=folder, at a release tag)
+	@PYTHONPATH=tests:. $(PY) -m suites.asyncpg_suite "$(CHECKOUT)" $(OPTIONS)
+
 format: install ## format and fix what can be fixed
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .

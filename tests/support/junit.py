@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _MISSING = Result("missing")
 def read_results(report: Path) -> dict[str, Result]:
     """Every test of a report by its full name. A test with several entries keeps the first that is not a pass."""
     found: dict[str, Result] = {}
-    for case in ElementTree.parse(report).iter("testcase"):
+    for case in ET.parse(report).iter("testcase"):
         name = f"{case.get('classname')}.{case.get('name')}"
         result = Result("passed")
         for child in case:

@@ -56,7 +56,10 @@ TEST_REQUIREMENTS = (
         has_clients_with_tls,
     ),
     Requirement(
-        "Java", "pgjdbc through the proxy", ("default-jre-headless",), lambda: shutil.which("java") is not None
+        "Java with its compiler",
+        "pgjdbc through the proxy",
+        ("default-jdk-headless",),
+        lambda: shutil.which("java") is not None and shutil.which("javac") is not None,
     ),
     Requirement(
         "pgjdbc", "pgjdbc through the proxy", ("libpostgresql-jdbc-java",), lambda: find_jdbc_jar() is not None

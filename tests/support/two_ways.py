@@ -6,12 +6,16 @@ A scenario sees no difference but the address, so whatever it returns must be eq
 from __future__ import annotations
 
 import contextlib
+import difflib
+import itertools
+import pprint
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from support.proxy import Proxy
 from support.servers import PASSWORDS, Database, PostgresServer, fresh_database
 
@@ -112,7 +116,10 @@ class TwoWays:
         for each in WAYS:
             with self.open(each, name) as way:
                 results.append(scenario(way))
-        assert results[1] == results[0]
+        if results[1] != results[0]:
+            lines = [pprint.pformat(each, width=200).splitlines() for each in results]
+            first = itertools.islice(difflib.unified_diff(*lines, *WAYS, lineterm="", n=1), 60)
+            pytest.fail("direct and proxied differ:\n" + "\n".join(first), pytrace=False)
         return results[0]
 
 
