@@ -41,6 +41,7 @@ def note_operator(draft: Draft, schema: str, operator: str) -> None:
     # @@@ is a deprecated spelling of @@ that only operators of users have today.
     is_builtin = operator != "@@@" and (operator in OPERATORS or operator in _GRAMMAR_OPERATORS)
     if not is_builtin or schema not in ("", "pg_catalog"):
+        draft.functions[f"operator:{schema}.{operator}" if schema else f"operator:{operator}"] = None
         draft.act(Kind.DYNAMIC, "", "", "unknown_function")
         draft.is_neutral = False
         draft.reason = draft.reason or "an operator runs a function that cannot be seen"

@@ -19,8 +19,8 @@ from pathlib import Path
 import uvloop
 
 from config.errors import ConfigError
-from config.load import load_settings, load_users
-from config.settings import Parameters, Settings
+from config.load import check_settings, load_settings, load_users
+from config.settings import BUILTIN, SHIPPED_POLICIES, Parameters, Settings
 from config.users import Users
 from dbproxy import __version__
 from dbproxy.audit.ledger import AuditDown, Ledger
@@ -54,6 +54,7 @@ class App:
     def __init__(self, settings_path: Path, settings: Settings) -> None:
         self._path = settings_path
         self._settings = settings
+        self._settings_sha256 = _digest(settings_path)
         self._clock = SystemClock()
         self._tasks = Tasks(self._crashed)
         self._counters = Counters()
@@ -112,6 +113,7 @@ class App:
                 EventType.PROXY_START,
                 {"version": __version__, "pid": os.getpid(), "recovered": len(recovery.unknown)},
             )
+            self._record(EventType.SETTINGS_LOADED, {**self._settings_source(), "trigger": "start"})
             self._record_policy(policy, "start")
             digest_key = _digest_key(settings)
             identity = Identity(
@@ -195,9 +197,25 @@ class App:
     def reload(self) -> None:
         """Read policies, users and certificates again. What is invalid leaves the old in force, and says so in the trail."""
         self._remember_files()
+        self._check_settings()
         self._reload_policy()
         self._reload_users()
         self._reload_certificates()
+
+    def _settings_source(self) -> dict[str, object]:
+        return {"file": str(self._path), "sha256": self._settings_sha256}
+
+    def _check_settings(self) -> None:
+        """Settings take effect at a start only. Say so if they changed, and say now if the next start would fail."""
+        checked = check_settings(self._path)
+        if checked.value is None:
+            errors = [str(problem) for problem in checked.problems if not problem.is_warning]
+            _log.error("the settings file has errors, the running settings stay: %s", "; ".join(errors[:10]))
+            self._record(
+                EventType.SETTINGS_REJECTED, {**self._settings_source(), "errors": errors[:50], "trigger": "change"}
+            )
+        elif _digest(self._path) != self._settings_sha256:
+            _log.warning("the settings file has changed; the changes take effect at the next start")
 
     def _reload_policy(self) -> None:
         if self._judge is None or self._server is None:
@@ -261,7 +279,7 @@ class App:
     def _record_policy(self, policy: Policy, trigger: str, previous: str | None = None) -> None:
         self._counters.policy_sha256 = policy.sha256
         fields: dict[str, object] = {
-            "files": [str(path) for path in self._settings.policies.files],
+            "files": [_policy_name(path) for path in self._settings.policies.files],
             "sha256": policy.sha256,
             "trigger": trigger,
         }
@@ -313,8 +331,19 @@ class App:
             changed_before = changed
 
 
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
 def _load_users(settings: Settings) -> Users:
     return load_users(settings.users.file) if settings.users.file is not None else Users(version=1)
+
+
+def _policy_name(path: Path) -> str:
+    return BUILTIN + path.stem if path.parent == SHIPPED_POLICIES else str(path)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

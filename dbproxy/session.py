@@ -31,6 +31,11 @@ _ACT = {act: act.name.lower().encode() for act in Act}
 _STATUS = {status: status.value.encode() for status in Status}
 _READY_MAX = 256
 _READY_TEXT_BYTES = 4096
+_HINT = "Ask your security team if you need this; give them the request id."
+_HINTS = {
+    "defaults.on_unparsable": "dbproxy cannot vouch for its reading of this text. Check the spelling; if the database does accept it, "
+    "give your security team the request id."
+}
 _NAMES_MAX = 10_000
 _BULK_BYTES = 65536
 """A chunk above this does not wait for the end of the turn: libuv reads a full socket 32 times in one, which would pile up 8 MB a session."""
@@ -411,7 +416,7 @@ class Session:
             Why.BLOCKED if decision.hits else Why.POLICY_ERROR,
             f'dbproxy: blocked by rule "{rule}" (request {request})',
             "; ".join(filter(None, [decision.hits[0].matched if decision.hits else "", reason])),
-            decision.message or "Ask your security team if you need this; give them the request id.",
+            decision.message or _HINTS.get(rule, _HINT),
         )
         body = b'"session":"%b","statement":%d,%b' % (self.session_id.encode(), statement.id, start)
         if statement.parameters:

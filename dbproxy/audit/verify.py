@@ -411,7 +411,7 @@ class _ChainCheck:
         elif self._ended == "rotated":
             raise self._bad("the segment says that another follows, and there is none", status=Status.TRUNCATED)
         if self._is_whole:
-            known = (f"audit-{self._result.slot}.reserve",)
+            known = (f"audit-{self._result.slot}.reserve", "digest.key")
             extra = [
                 path.name
                 for path in sorted(directory.iterdir())

@@ -35,6 +35,7 @@ UNSEEN_FLAGS = frozenset({"unknown_function", "unknown_prepared"})
 TEXT_KINDS = frozenset({Kind.BULK_EXPORT, Kind.FILE_ACCESS, Kind.METADATA, Kind.ADMIN, Kind.DYNAMIC, Kind.UNPARSABLE})
 """Kinds of acts that may concern every object of the text when none is named: `COPY (SELECT … FROM customers) TO …` exports customers."""
 
+_ONLY_FUNCTION = frozenset({"unknown_function"})
 _VISIBLE_PREPARE = frozenset({"prepare", "multi_statement"})
 
 
@@ -183,9 +184,7 @@ def _is_certain(condition: Condition, effect: Effect, report: Report, context: C
         return False
     if condition.commands is not None and (report.statements != 1 or report.command not in condition.commands):
         return False
-    if condition.functions is not None and not (
-        report.functions and _all_must(condition.functions, report.functions, context)
-    ):
+    if condition.functions is not None and not _are_all_code(condition.functions, report, context):
         return False
     if condition.kinds is not None and effect.kind not in condition.kinds:
         return False
@@ -198,6 +197,16 @@ def _is_certain(condition: Condition, effect: Effect, report: Report, context: C
     if condition.labels is not None:
         return any(_all_must(patterns, (effect.object,), context) for _, patterns in condition.labels)
     return True
+
+
+def _are_all_code(patterns: tuple[NamePattern, ...], report: Report, context: Context) -> bool:
+    """Whether these functions are certainly all the code that the text runs: no DO, no EXECUTE, no second statement beside them."""
+    if report.statements != 1 or not report.functions:
+        return False
+    dynamic = [effect for effect in report.effects if effect.kind is Kind.DYNAMIC]
+    if any(effect.flags != _ONLY_FUNCTION for effect in dynamic):
+        return False
+    return _all_must(patterns, report.functions, context)
 
 
 def _any_may(patterns: tuple[NamePattern, ...], names: tuple[str, ...], context: Context) -> bool:

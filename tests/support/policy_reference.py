@@ -119,7 +119,9 @@ def key_holds(
             any_of(name_matches(item, name, context, True, certain) for item in wanted) for name in report.functions
         ]
         if certain:
-            return bool(answers) and all(answer is True for answer in answers)
+            unseen = [set(each.flags) for each in report.effects if each.kind.value == "dynamic"]
+            only_functions = report.statements == 1 and all(flags == {"unknown_function"} for flags in unseen)
+            return only_functions and bool(answers) and all(answer is True for answer in answers)
         return any(answer is not False for answer in answers)
     if key == "table":
         return object_matches(wanted, effect, report, context, certain)
