@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from protocol.contract import Refusal, Side, Why
+from protocol.contract import Refusal, Side, Transaction, Why
 from protocol.errors import MalformedMessage
 
 HEADER = Struct(">BI")
@@ -20,6 +20,9 @@ UINT16 = Struct(">H")
 SYNC = b"S\x00\x00\x00\x04"
 FLUSH = b"H\x00\x00\x00\x04"
 TERMINATE = b"X\x00\x00\x00\x04"
+
+TRANSACTIONS = {73: Transaction.IDLE, 84: Transaction.OPEN, 69: Transaction.FAILED}
+"""The byte in ReadyForQuery: I, T or E."""
 
 RESERVED_NAME = b"_dbproxy"
 """Statement name under which the proxy sends its failing Parse; clients may not use it."""
