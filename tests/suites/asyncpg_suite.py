@@ -54,6 +54,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="asyncpg-suite-") as name:
             folder = Path(name)
             folder.chmod(0o755)
+            (folder / "server").mkdir()
             starting = postgres_with_tls(folder / "server") if options.tls else newest_postgres(print)
             with starting as server:
                 print(f"{way}: asyncpg {version} on PostgreSQL {server.version}", flush=True)
