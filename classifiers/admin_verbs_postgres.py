@@ -6,7 +6,7 @@ from classifiers.draft import Draft
 from classifiers.effects import Kind
 from classifiers.object_names_postgres import skip_object
 from classifiers.token_cursor import TokenCursor
-from classifiers.tokens import NUMBER, OP, QUOTED, STRING, WORD, Token, Unreadable
+from classifiers.tokens import NUMBER, OP, QUOTED, STRING, WORD, Token, Unreadable, join_name
 
 
 def check_plain(tokens: list[Token]) -> None:
@@ -138,7 +138,7 @@ def _labelled(cursor: TokenCursor) -> Draft:
     draft.act(Kind.DDL)
     is_column = cursor.word() == "COLUMN"
     for name in skip_object(cursor):
-        draft.act(Kind.DDL, ".".join(name[:-1] if is_column and len(name) > 1 else name), "write")
+        draft.act(Kind.DDL, join_name(name[:-1] if is_column and len(name) > 1 else name), "write")
     cursor.expect("IS")
     if not cursor.accept("NULL"):
         cursor.string()
@@ -156,7 +156,7 @@ def import_foreign_schema(cursor: TokenCursor) -> Draft:
     cursor.expect("FROM", "SERVER")
     cursor.name()
     cursor.expect("INTO")
-    draft.act(Kind.DDL, cursor.name(), "write", "remote_access")
+    draft.act(Kind.DDL, join_name([cursor.name()]), "write", "remote_access")
     if cursor.accept("OPTIONS"):
         check_plain(cursor.inside())
     cursor.expect_done()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from classifiers.admin_verbs_postgres import check_plain
+from classifiers.calls_postgres import changes_settings, note_stored_change
 from classifiers.dcl_verbs_postgres import database_setting, default_privileges, drop_owned, role
 from classifiers.ddl_postgres import note_file_options, policy_acts, published_tables, scan_definition
 from classifiers.draft import Draft
@@ -12,7 +13,7 @@ from classifiers.object_names_postgres import ROUTINES, accept_kind, skip_object
 from classifiers.session_verbs_postgres import reset_setting, set_setting
 from classifiers.settings_postgres import find_setting_flags
 from classifiers.token_cursor import TokenCursor
-from classifiers.tokens import Token, Unreadable
+from classifiers.tokens import Token, Unreadable, join_name
 
 _RELATIONS = frozenset(["TABLE", "VIEW", "MATERIALIZED VIEW", "INDEX", "SEQUENCE", "FOREIGN TABLE"])
 _REMOTE = frozenset(["SERVER", "FOREIGN DATA WRAPPER", "FOREIGN TABLE"])
@@ -33,9 +34,9 @@ def drop(cursor: TokenCursor) -> Draft:
         names = skip_object_name(cursor, kind)
         for each in kinds:
             for name in names or [()]:
-                draft.act(each, ".".join(name), "write" if name else "", "ddl_destructive", *flags)
+                draft.act(each, join_name(name), "write" if name else "", "ddl_destructive", *flags)
                 if kind == "EXTENSION" and name and "audit" in name[-1]:
-                    draft.act(each, ".".join(name), "write", "audit_evasion")
+                    draft.act(each, join_name(name), "write", "audit_evasion")
         if not cursor.accept(","):
             break
     if kind == "DATABASE" and (cursor.accept("WITH") or cursor.word() == "("):
@@ -99,7 +100,7 @@ def _system(cursor: TokenCursor) -> Draft:
 
 def _database(cursor: TokenCursor) -> Draft:
     draft = Draft()
-    name = cursor.name()
+    name = join_name([cursor.name()])
     if cursor.word() == "RESET" or (cursor.word() == "SET" and cursor.word(1) != "TABLESPACE"):
         database_setting(draft, cursor, Kind.ADMIN)
         cursor.expect_done()
@@ -136,6 +137,8 @@ def _relation(draft: Draft, cursor: TokenCursor, kind: str) -> None:
         _action(draft, name, action)
         if remote:
             note_file_options(draft, action)
+    if changes_settings(draft):
+        note_stored_change(draft)
 
 
 def _action(draft: Draft, name: str, tokens: list[Token]) -> None:
@@ -168,7 +171,7 @@ def _action(draft: Draft, name: str, tokens: list[Token]) -> None:
 
 
 def _routine(draft: Draft, cursor: TokenCursor, kind: str) -> None:
-    name = ".".join(skip_object_name(cursor, kind)[0])
+    name = join_name(skip_object_name(cursor, kind)[0])
     tokens = cursor.rest()
     draft.act(Kind.DDL, name, "write")
     _ownership(draft, name, tokens)
@@ -183,7 +186,7 @@ def _routine(draft: Draft, cursor: TokenCursor, kind: str) -> None:
 
 
 def _object(draft: Draft, cursor: TokenCursor, kind: str) -> None:
-    names = [".".join(name) for name in skip_object_name(cursor, kind)]
+    names = [join_name(name) for name in skip_object_name(cursor, kind)]
     tokens = cursor.rest()
     if not tokens:
         raise Unreadable("ALTER without an action")
@@ -220,8 +223,12 @@ def _object(draft: Draft, cursor: TokenCursor, kind: str) -> None:
         published_tables(draft, tokens)
     elif kind == "POLICY":
         scan_definition(draft, tokens)
+        if any(token.value == "set_config" for token in tokens):
+            note_stored_change(draft)
     elif kind in ("DOMAIN", "STATISTICS"):
         scan_expressions(draft, tokens)
+        if changes_settings(draft):
+            note_stored_change(draft)
     elif kind in ("OPERATOR", "OPERATOR FAMILY", "OPERATOR CLASS"):
         if any(token.text == "SELECT" for token in tokens):
             raise Unreadable("a query where a definition should stand")

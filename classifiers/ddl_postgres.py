@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from classifiers.admin_verbs_postgres import check_plain
+from classifiers.calls_postgres import changes_settings, note_stored_change
 from classifiers.dcl_verbs_postgres import role
 from classifiers.draft import Draft
 from classifiers.effects import Kind
@@ -12,7 +13,7 @@ from classifiers.embedded_postgres import find_word, scan_expressions, split_com
 from classifiers.object_names_postgres import ROUTINES, accept_kind
 from classifiers.query_verbs_postgres import execute, inner_query
 from classifiers.token_cursor import TokenCursor
-from classifiers.tokens import OP, QUOTED, STRING, WORD, Token, Unreadable
+from classifiers.tokens import OP, QUOTED, STRING, WORD, Token, Unreadable, join_name
 from classifiers.types_postgres import skip_type
 
 _C_LANGUAGES = frozenset(
@@ -52,7 +53,11 @@ def create(cursor: TokenCursor) -> Draft:
         cursor.at += 1
     cursor.accept("IF", "NOT", "EXISTS")
     rule = _RULES.get(kind, _other)
-    return rule(cursor, kind)
+    tokens = cursor.tokens[cursor.at :]
+    draft = rule(cursor, kind)
+    if kind in ("RULE", "POLICY", "TRIGGER") and any(token.value in ("set_config", "pg_settings") for token in tokens):
+        note_stored_change(draft)
+    return draft
 
 
 def _table(cursor: TokenCursor, kind: str) -> Draft:
@@ -64,6 +69,8 @@ def _table(cursor: TokenCursor, kind: str) -> Draft:
     draft.act(Kind.DDL, name, "write", *flags)
     header = tokens if body < 0 else tokens[:body]
     _table_header(draft, TokenCursor(header), is_foreign=kind == "FOREIGN TABLE")
+    if changes_settings(draft):
+        note_stored_change(draft)
     if body >= 0:
         query, has_data = _cut_with_data(tokens[body + 1 :])
         draft.merge(_source_query(query))
@@ -95,6 +102,9 @@ def _table_header(draft: Draft, cursor: TokenCursor, *, is_foreign: bool) -> Non
     if cursor.word() == "(":
         for element in split_commas(cursor.inside()):
             _table_element(draft, element)
+    if cursor.accept("INHERITS"):
+        for parent in split_commas(cursor.inside()):
+            draft.act(Kind.DDL, TokenCursor(parent).dotted(), "write")
     tokens = cursor.rest()
     scan_expressions(draft, tokens)
     if is_foreign:
@@ -141,7 +151,11 @@ def _view(cursor: TokenCursor, kind: str) -> Draft:
     else:
         query = _cut_check_option(query)
     draft.act(Kind.DDL, name, "write", *(["select_into"] if has_data else []))
-    draft.merge(_source_query(query))
+    inner = _source_query(query)
+    draft.merge(inner)
+    # Writing through a view of pg_settings is SET.
+    if changes_settings(inner) or any(name in ("pg_settings", "pg_catalog.pg_settings") for _, name, _ in inner.acts):
+        note_stored_change(draft)
     return draft
 
 
@@ -262,7 +276,7 @@ def _code(cursor: TokenCursor, kind: str) -> Draft:
 
 def _extension(cursor: TokenCursor, kind: str) -> Draft:
     draft = Draft()
-    draft.act(Kind.DDL, cursor.name(), "write", "extension_load")
+    draft.act(Kind.DDL, join_name([cursor.name()]), "write", "extension_load")
     check_plain(cursor.rest())
     draft.is_neutral = False
     return draft
@@ -271,9 +285,9 @@ def _extension(cursor: TokenCursor, kind: str) -> Draft:
 def _schema(cursor: TokenCursor, kind: str) -> Draft:
     draft = Draft()
     if cursor.word() != "AUTHORIZATION":
-        draft.act(Kind.DDL, cursor.name(), "write")
+        draft.act(Kind.DDL, join_name([cursor.name()]), "write")
     if cursor.accept("AUTHORIZATION"):
-        draft.act(Kind.DDL, cursor.name(), "write", "owner_change")
+        draft.act(Kind.DDL, join_name([cursor.name()]), "write", "owner_change")
     cursor.expect_done()
     return draft
 
@@ -333,10 +347,19 @@ def _type(cursor: TokenCursor, kind: str) -> Draft:
     is_base = bool(tokens) and tokens[0].text == "("
     draft.act(Kind.DDL, name, "write", *(["code_body"] if is_base else []))
     if kind == "DOMAIN":
-        scan_definition(draft, tokens)
+        _domain(draft, TokenCursor(tokens))
     elif any(token.text == "SELECT" for token in tokens):
         raise Unreadable("a query where a definition should stand")
     return draft
+
+
+def _domain(draft: Draft, cursor: TokenCursor) -> None:
+    """The default and the checks run when a value is made, in statements that do not show it."""
+    cursor.accept("AS")
+    _, cursor.at = skip_type(cursor.tokens, cursor.at)
+    scan_expressions(draft, cursor.rest())
+    if changes_settings(draft):
+        note_stored_change(draft)
 
 
 def _other(cursor: TokenCursor, kind: str) -> Draft:

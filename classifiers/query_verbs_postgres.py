@@ -8,7 +8,7 @@ from classifiers.effects import Kind
 from classifiers.embedded_postgres import classify_expression, find_word, split_commas
 from classifiers.relations_postgres import find_read_flags, find_write_acts
 from classifiers.token_cursor import TokenCursor
-from classifiers.tokens import NUMBER, OP, QUOTED, STRING, WORD, Token, Unreadable
+from classifiers.tokens import NUMBER, OP, QUOTED, STRING, WORD, Token, Unreadable, join_name
 from classifiers.tree_postgres import classify_query
 from classifiers.types_postgres import skip_type
 
@@ -190,7 +190,7 @@ def copy(cursor: TokenCursor) -> Draft:
     if cursor.word() == "BINARY" and cursor.kind(1) in (WORD, QUOTED):
         cursor.at += 1
     name = cursor.parts()
-    full = ".".join(name)
+    full = join_name(name)
     columns = ["*"]
     if cursor.word() == "(":
         columns = []

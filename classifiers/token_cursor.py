@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from classifiers.tokens import NUMBER, OP, PARAM, QUOTED, STRING, WORD, Token, Unreadable
+from classifiers.tokens import NUMBER, OP, PARAM, QUOTED, STRING, WORD, Token, Unreadable, join_name
 
 
 class TokenCursor:
@@ -67,7 +67,7 @@ class TokenCursor:
         return value
 
     def parts(self) -> tuple[str, ...]:
-        """A qualified name."""
+        """A qualified name, as its parts."""
         parts = [self.name()]
         while self.word() == ".":
             self.at += 1
@@ -75,7 +75,7 @@ class TokenCursor:
         return tuple(parts)
 
     def dotted(self) -> str:
-        return ".".join(self.parts())
+        return join_name(self.parts())
 
     def string(self) -> str | None:
         if self.kind() != STRING:

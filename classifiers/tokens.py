@@ -6,6 +6,7 @@ punctuation mark or number, and "" for everything quoted, so that a quoted name 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -40,6 +41,11 @@ class Token(NamedTuple):
     value: str | None
     start: int
     end: int
+
+
+def join_name(parts: Iterable[str]) -> str:
+    """The parts of a name joined by dots, for Effect.object: a part with a dot or a quote in it is put in quotes, so that it stays one."""
+    return ".".join('"' + part.replace('"', '""') + '"' if "." in part or '"' in part else part for part in parts)
 
 
 class Unreadable(Exception):  # noqa: N818 -- reads as what happened, and never leaves this package

@@ -21,7 +21,7 @@ from classifiers.effects import Kind
 from classifiers.limits import MAX_PARSED_TOKENS
 from classifiers.relations_postgres import find_read_flags, find_write_acts
 from classifiers.second_opinion_postgres import find_table_positions
-from classifiers.tokens import Token, Unreadable
+from classifiers.tokens import Token, Unreadable, join_name
 
 _READ, _WRITE = Kind.DML_READ, Kind.DML_WRITE
 
@@ -241,7 +241,7 @@ class _Reader:
             raise Unreadable("INTO in a subquery")
         _only(into, "this", "temporary", "unlogged")
         name = self.table_name(into.this)
-        self.draft.act(Kind.DDL, ".".join(name), "write", "select_into")
+        self.draft.act(Kind.DDL, join_name(name), "write", "select_into")
 
     def with_list(self, node: exp.Expression, ctes: _Ctes, outer: _Scope | None) -> _Ctes:
         with_ = node.args.get("with_")
@@ -356,7 +356,7 @@ class _Reader:
                 self.bind(node, scope, _Source("", bases=derived.bases))
                 is_open = derived.is_unbounded
             else:
-                full = ".".join(name)
+                full = join_name(name)
                 self.draft.act(_READ, full, "read", *find_read_flags(name))
                 source = _Source(full, bases=frozenset([(full, "read")]))
                 self.bind(node, scope, source)
@@ -511,7 +511,7 @@ class _Reader:
                     table is not None
                     and node.args.get("db") is None
                     and alias == name
-                    and source.name.endswith(table.name + "." + name)
+                    and source.name.endswith(join_name([table.name, name]))
                 ):
                     self.whole_row(source)
             at = at.outer
@@ -555,7 +555,7 @@ class _Reader:
             raise Unreadable("a form of write that is not read")
         _only(node, "this", "db", "catalog", "alias", "only")
         name = self.table_name(node)
-        full = ".".join(name)
+        full = join_name(name)
         self.draft.act(_WRITE, full, "write", *flags, *find_read_flags(name))
         for kind, more in find_write_acts(name):
             self.draft.act(kind, full, "write", *more)

@@ -59,6 +59,9 @@ PUBLIC = ("public",)
         ("app.*", 'app."x.customers"', None, True, True),
         ("x.customers", 'app."x.customers"', None, False, False),
         ('app."x.customers"', 'app."x.customers"', None, True, True),
+        ('"app.customers"', '"app.customers"', ("public",), True, True),
+        ("app.customers", '"app.customers"', ("app",), False, False),
+        ('app."a""b"', 'app."a""b"', None, True, True),
         ("ÄPFEL", "äpfel", None, False, False),
     ],
 )
