@@ -76,7 +76,7 @@ def test_full_volume_refuses_statements_and_resumes_without_restart(
                 time.sleep(0.1)
         assert count == (ran,), "what was refused was run, or what ran was lost"
         executed = [
-            each for each in database.server.log.statements(mark, database=database.name) if "INSERT" in each.text
+            each for each in database.server.log.statements(mark, database=database.name) if "INSERT" in each.sql
         ]
         assert len(executed) == ran
     found = verify_directory(small_volume / "ledger")
