@@ -1,0 +1,190 @@
+"""SECURITY_BAR J3, J4, J6: a reader that does not keep up holds up its server, not the proxy's memory.
+
+The bar's own sizes (1 GB at 1 MB/s, 200 readers of 100 MB) run with BAR=full; the ordinary run is a scaled-down twin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import pg_bytes as pg
+from support.bar import memory_kib
+from support.figures import IS_FULL, record, scaled
+from support.proxy import Proxy
+from support.raw_client import RawClient, errors, logged_in, outline
+from support.servers import Database
+
+ROW_BYTES = 8192
+END = pg.ready("I")
+
+
+def sized(rows: int) -> str:
+    return f"select repeat(md5(n::text), {ROW_BYTES // 32}) from generate_series(1, {rows}) n"
+
+
+def rows_for(megabytes: int) -> int:
+    return megabytes * (1 << 20) // ROW_BYTES
+
+
+def read_stream(client: RawClient, sql: str, bytes_per_s: float | None) -> tuple[str, int]:
+    """Hash and size of the raw reply to a Query, read no faster than told."""
+    client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    client.send(pg.query(sql))
+    digest, size, tail = hashlib.sha256(), 0, b""
+    started = time.monotonic()
+    while not tail.endswith(END):
+        data = client.stream.recv(1 << 16)
+        assert data, "the connection ended in the middle of the result"
+        digest.update(data)
+        size += len(data)
+        tail = (tail + data)[-len(END) :]
+        if bytes_per_s:
+            time.sleep(max(0.0, size / bytes_per_s - (time.monotonic() - started)))
+    return digest.hexdigest(), size
+
+
+def forget_peak(proxy: Proxy) -> int:
+    """Begin a new measurement of the peak. Returns resident KiB now."""
+    Path(f"/proc/{proxy.process.pid}/clear_refs").write_text("5")
+    return memory_kib(proxy.process.pid)
+
+
+def roomy(settings: dict[str, Any]) -> None:
+    settings["limits"] = {"max_sessions_per_address": 1000, "max_sessions_per_user": 1000, "max_sessions": 2000}
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("is_slow", [True, False], ids=["slow reader", "fast reader"])
+def test_large_result_passes_unharmed_and_takes_no_memory(
+    make_proxy: Callable[..., Proxy], vault: Database, is_slow: bool
+) -> None:
+    """J3: at most 32 MiB more, and not a byte changed."""
+    megabytes = scaled(96, 1024)
+    bytes_per_s = (1 << 20 if IS_FULL else 24 << 20) if is_slow else None
+    proxy = make_proxy(database=vault.name, change=roomy)
+    sql = sized(rows_for(megabytes))
+    with logged_in(vault.server.address(vault.name), timeout_s=60) as direct:
+        expected = read_stream(direct, sql, None)
+    with logged_in(proxy.address(), timeout_s=60) as client:
+        client.query("select 1")
+        before = forget_peak(proxy)
+        seen = read_stream(client, sql, bytes_per_s)
+        grown = memory_kib(proxy.process.pid, "VmHWM") - before
+        assert outline(client.query("select 1")) == ["T", "D(b'1',)", "CSELECT 1", "ZI"]
+    outcome = proxy.wait_for_record(lambda each: each["type"] == "statement.outcome" and each["rows"] > 1000)
+    assert (outcome["rows"], outcome["received_bytes"]) == (rows_for(megabytes), seen[1])
+    record(
+        f"J3.{'slow' if is_slow else 'fast'}",
+        "results changed on the way, or memory grown by more than 32 MiB",
+        count=1,
+        failures=int(seen != expected) + (grown > 32 * 1024),
+        megabytes=megabytes,
+        rss_growth_kib=grown,
+    )
+
+
+@pytest.mark.timeout(7200)
+def test_reader_that_stops_stops_its_server(make_proxy: Callable[..., Proxy], vault: Database) -> None:
+    """J3: back-pressure reaches the database; nothing is read ahead of the client."""
+    proxy = make_proxy(database=vault.name, change=roomy)
+    with logged_in(proxy.address(), timeout_s=60) as client:
+        client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        before = forget_peak(proxy)
+        client.send(pg.query(sized(rows_for(256))))
+        client.stream.recv(1)
+        deadline = time.monotonic() + 20
+        waiting = (
+            "select count(*) from pg_stat_activity where wait_event = 'ClientWrite' and datname = current_database()"
+        )
+        while vault.fetch(waiting) != [(1,)]:
+            assert time.monotonic() < deadline, "the server is not waiting for its client"
+            time.sleep(0.1)
+        grown = memory_kib(proxy.process.pid, "VmHWM") - before
+        with logged_in(proxy.address("bob")) as other:
+            assert not errors(other.query("select 1"))
+    assert grown < 32 * 1024
+
+
+@pytest.mark.timeout(7200)
+def test_many_slow_readers_stay_within_their_share(make_proxy: Callable[..., Proxy], vault: Database) -> None:
+    """J4: 200 readers, 512 MiB, that is 2.56 MiB each; the others go on."""
+    readers = scaled(24, 180)
+    megabytes = scaled(16, 100)
+    proxy = make_proxy(database=vault.name, change=roomy)
+    sql = sized(rows_for(megabytes))
+    with logged_in(vault.server.address(vault.name), timeout_s=60) as direct:
+        expected = read_stream(direct, sql, None)
+    clients = [RawClient.open(proxy.host, proxy.port, 300) for _ in range(readers)]
+    for number, client in enumerate(clients):
+        client.login(proxy.address("alice" if number % 2 else "bob"))
+    results: list[tuple[str, int]] = []
+    waits: list[float] = []
+
+    def read(client: RawClient) -> None:
+        results.append(read_stream(client, sql, (1 if IS_FULL else 4) << 20))
+
+    with logged_in(proxy.address("carol"), timeout_s=60) as other:
+        other.query("select 1")
+        before = forget_peak(proxy)
+        threads = [threading.Thread(target=read, args=(client,)) for client in clients]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            started = time.perf_counter()
+            assert not errors(other.query("select 1"))
+            waits.append(time.perf_counter() - started)
+            time.sleep(0.02)
+        grown = memory_kib(proxy.process.pid, "VmHWM") - before
+    for client in clients:
+        client.close()
+    wrong = sum(result != expected for result in results) + readers - len(results)
+    share = 512 * 1024 * readers / 200
+    waits.sort()
+    record(
+        "J4",
+        "results changed on the way, or memory grown beyond 2.56 MiB for each reader",
+        count=readers,
+        failures=wrong + (grown > share),
+        megabytes_each=megabytes,
+        rss_growth_kib=grown,
+        allowed_kib=int(share),
+        others_p99_ms=round(waits[int(len(waits) * 0.99)] * 1e3, 2),
+    )
+
+
+@pytest.mark.timeout(3600)
+def test_prepared_statements_are_capped_with_a_clear_error(make_proxy: Callable[..., Proxy], vault: Database) -> None:
+    """J6: the session lives on, and closing one makes room for another."""
+    count = scaled(3_000, 100_000)
+    cap = scaled(2_000, 10_000)
+
+    def change(settings: dict[str, Any]) -> None:
+        settings["limits"] = {"max_prepared_per_session": cap}
+
+    proxy = make_proxy(database=vault.name, change=change)
+    with logged_in(proxy.address(), timeout_s=60) as client:
+        client.query("select 1")
+        before = forget_peak(proxy)
+        codes: list[str] = []
+        for start in range(0, count, 50):
+            client.send(*(pg.parse(f"name_{n}", "select 1") + pg.sync() for n in range(start, start + 50)))
+            codes += errors(client.ready(50))
+        grown = memory_kib(proxy.process.pid, "VmHWM") - before
+        assert not errors(client.run(pg.close("S", "name_1"), pg.sync()))
+        assert not errors(client.run(pg.parse("another", "select 1"), pg.sync()))
+        assert not errors(client.query("select 1"))
+    assert set(codes) == {"53400"}
+    record(
+        "J6",
+        "prepared statements above the cap that were let through, or memory grown by more than 64 MiB",
+        count=count,
+        failures=abs(len(codes) - (count - cap)) + (grown > 64 * 1024),
+        rss_growth_kib=grown,
+    )
