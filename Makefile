@@ -64,6 +64,10 @@ profile: install ## where dbproxy spends the CPU time of one query
 suite-asyncpg: install ## asyncpg's own tests, direct and proxied, compared (CHECKOUT=folder, at a release tag)
 	@PYTHONPATH=tests:. $(PY) -m suites.asyncpg_suite "$(CHECKOUT)" $(OPTIONS)
 
+bar: install ## the security bar's tests with their full figures, hours; reports/bar.json (TESTS="-k D13": only some)
+	@PYTHONPATH=tests $(PY) -m support.requirements
+	@BAR=full FUZZ_FRAMES=100000 $(PYTEST) tests/integration tests/protocol/postgres/test_fuzz.py -k "bar_ or fuzz" --timeout=7200 $(TESTS)
+
 format: install ## format and fix what can be fixed
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
