@@ -34,8 +34,8 @@ from dbproxy.tasks import Tasks
 from dbproxy.transport import Wire
 from dbproxy.turn import Turn
 from protocol import proxy_v2
-from protocol.contract import Refusal, Relay, Why
-from protocol.errors import ProtocolError
+from protocol.contract import Refusal, Relay, Side, Why
+from protocol.errors import MalformedMessage, ProtocolError
 from protocol.login import Cancel, IssuedKey, LoginRefused, ServerReady
 
 DOWNGRADE = "server_auth_downgrade"
@@ -604,6 +604,9 @@ def _is_within(host: str, networks: tuple[Network, ...]) -> bool:
 
 async def _read_proxy_header(wire: Wire, host: str) -> str:
     """Read the header that a balancer must send. Returns the client's address; the balancer's own for a health check."""
+    if await wire.peek_byte() != proxy_v2.SIGNATURE[:1]:
+        # Shorter than a header is what a client says first: without this look it would wait for an answer, and we for the rest.
+        raise MalformedMessage(Side.CLIENT, "no PROXY protocol header from an address that must send one")
     header = await wire.read_exactly(proxy_v2.HEADER_SIZE)
     rest = await wire.read_exactly(size) if (size := proxy_v2.rest_size(header)) else b""
     source = proxy_v2.parse_source(header, rest)
