@@ -68,7 +68,7 @@ def remember(report: Report, names: Mapping[str, Report]) -> dict[str, Report]:
         elif gone == "cursor:*":
             kept = {name: inner for name, inner in kept.items() if not name.startswith("cursor:")}
         else:
-            kept.pop(gone if ":" in gone else f"prepared:{gone}", None)
+            kept.pop(gone, None)
     kept.update({f"prepared:{name}": inner for name, inner in report.prepares})
     kept.update({f"cursor:{name}": inner for name, inner in report.cursors})
     return kept

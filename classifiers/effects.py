@@ -79,7 +79,8 @@ class Report:
     statements: how many statements the text holds (empty ones do not count).
     functions: names of called functions, folded as the server folds.
     prepares: SQL-level (name, report of the inner statement) pairs; cursors: declared ones likewise; uses: names of prepared
-        statements ("prepared:x") or cursors ("cursor:x") run by this text; deallocates: names forgotten, "*" for all.
+        statements ("prepared:x") or cursors ("cursor:x") run by this text; deallocates: names forgotten, likewise; "*" for all
+        prepared statements, "cursor:*" for all cursors.
     is_neutral: cannot change search_path or another lexing-relevant setting.
     secret_spans: (start, end) byte offsets in the original text of literals that must not be stored.
     reason: why it is unparsable or dynamic, one short sentence without text of the statement; "" otherwise.

@@ -119,7 +119,7 @@ def deallocate(cursor: TokenCursor) -> Draft:
         cursor.at += 1
     draft = Draft()
     draft.act(Kind.SESSION)
-    draft.deallocates.append("*" if cursor.accept("ALL") else cursor.name())
+    draft.deallocates.append("*" if cursor.accept("ALL") else "prepared:" + cursor.name())
     cursor.expect_done()
     return draft
 

@@ -37,6 +37,8 @@ _HINTS = {
     "give your security team the request id."
 }
 _NAMES_MAX = 10_000
+_NAME_BYTES = 63
+"""The server compares no more of a name."""
 _BULK_BYTES = 65536
 """A chunk above this does not wait for the end of the turn: libuv reads a full socket 32 times in one, which would pile up 8 MB a session."""
 _UNKNOWN_ENCODING = "UNKNOWN"
@@ -145,7 +147,7 @@ class Session:
         self._name_members: dict[bytes, bytes] = {}
         self._type_names: dict[int, bytes] = {}
         self._statements = counters.statements
-        self._announced: dict[int, None] = {}
+        self._announced: dict[int, str | None] = {}  # statements sent with Parse; the name they will have
         self._pending: tuple[Statement, int, Request] | None = None
         self._outgoing: list[bytes] = []
         self._write_client: Callable[[bytes], object] = _write_nowhere
@@ -387,7 +389,7 @@ class Session:
             body += b',"held_ms":%.3f' % (held_ns / 1e6)
         try:
             if statement.act is Act.PREPARE:
-                self._announced[statement.id] = None
+                self._announced[statement.id] = self._forget_prepared(statement.name)
                 named = b',"statement":%d,%b' % (statement.id, text_member(b"name", statement.name))
                 self._turn.prepared(self.session_id, b'"session":"%b",' % self.session_id.encode() + body + named)
                 return FORWARD
@@ -463,7 +465,9 @@ class Session:
     def finished(self, statement_id: int, outcome: Outcome) -> None:
         running = self._running.pop(statement_id, None)
         if running is None:
-            self._announced.pop(statement_id, None)
+            name = self._announced.pop(statement_id, None)
+            if name is not None:
+                self._names.pop(name, None)
             pending = self._pending
             if pending is not None and pending[0].id == statement_id:
                 self._pending = None  # skipped before it was judged
@@ -554,8 +558,21 @@ class Session:
         if status is not Status.OK or len(self._names) > _NAMES_MAX:
             return  # what is not remembered is refused when it is used
         self._names = remember(report, self._names)
+        for name in self._announced.values():
+            if name is not None:
+                self._names.pop(name, None)  # which of the two came last is not known
         if self._names:
             self._forget_ready()
+
+    def _forget_prepared(self, name: bytes) -> str | None:
+        """Text is announced under this name: what SQL prepared under it is gone, if the announcement succeeds. Returns its key, if it has one."""
+        if not name:
+            return None
+        if not name.isascii():  # two spellings can be one name
+            self._names = {key: known for key, known in self._names.items() if key.isascii()}
+        key = "prepared:" + name[:_NAME_BYTES].decode("utf-8", "surrogateescape")
+        self._names.pop(key, None)
+        return key
 
     # ---- what the server confirms -------------------------------------------------------------------------------
 

@@ -239,6 +239,25 @@ def details(messages: list[Message]) -> list[str]:
     return [pg.fields_of(body).get("D", "") for kind, body in messages if kind == "E"]
 
 
+@pytest.mark.parametrize("name", ["x", "é", "a:b"])
+def test_a_name_given_anew_by_parse_is_no_longer_what_sql_prepared(
+    strict_proxy: Proxy, vault: Database, name: str
+) -> None:
+    """Parse and PREPARE share one name space: after Close and Parse, EXECUTE runs what Parse said."""
+    with logged_in(strict_proxy.address(database=vault.name)) as client:
+        assert not errors(client.query(f'prepare "{name}" as select 1'))
+        text = "select body from notes"
+        assert not errors(client.run(pg.close("S", name), pg.parse(name, text), SYNC))
+        mark = vault.server.log.mark()
+        assert errors(client.query(f'execute "{name}"')) == [BLOCKED]
+        assert not errors(client.query(f'deallocate "{name}"'))
+        assert not errors(client.query(f'prepare "{name}" as select 1'))
+        assert not errors(client.query(f'deallocate "{name}"'))
+        assert not errors(client.run(pg.parse(name, text), SYNC))
+        assert errors(client.query(f'execute "{name}"')) == [BLOCKED]
+    assert ran(vault, mark, "select body") == 0
+
+
 def test_switching_back_makes_the_prepared_text_allowed_again(strict_proxy: Proxy, vault: Database) -> None:
     vault.execute(
         "create schema other authorization app", "set role app; create table other.notes as select 7 as id, 'x' as body"
