@@ -206,7 +206,8 @@ class ClientWalk:
             raise MessageTooLarge(CLIENT, f"message of {size} bytes, the limit is {cap}")
         if kind not in b"QPBDECSHFXcf":
             raise UnexpectedMessage(CLIENT, "unknown message type")
-        self._need = size + 1
+        if position + size + 1 > end:
+            self._need = size + 1
         return True
 
     def _stream(self, end: int) -> tuple[int, int]:

@@ -304,3 +304,16 @@ def test_declared_length_allocates_nothing() -> None:
     tracemalloc.stop()
     assert peak < 1 << 20
     assert not any(pair.host.closed for pair in pairs)
+
+
+def test_long_message_with_the_beginning_of_the_next_behind_it_does_not_stall_the_client() -> None:
+    """What a message over the statement cap needed must not be awaited for the few bytes that follow it."""
+    pair = _idle()
+    long, after = pg.bind(parameters=[b"x" * 1200]), pg.query("select 2")
+    pair.client(pg.parse("", "select $1"), long[:100])
+    pair.client(long[100:], pg.execute(), pg.sync()[:3])
+    pair.client(pg.sync()[3:])
+    pair.server(pg.parse_complete(), pg.bind_complete(), pg.command_complete("SELECT 0"), pg.ready())
+    pair.client(after)
+    assert pair.to_server().endswith(pg.sync() + after)
+    assert not pair.host.closed
