@@ -13,7 +13,7 @@ define quietly
 else cat $(REPORTS)/$(1).log; echo "FAILED  $(1): $(2)"; exit 1; fi
 endef
 
-.PHONY: help install check unit test coverage demo bench bench-quick profile format clean
+.PHONY: help install check unit test coverage demo bench bar bench-quick profile format clean
 
 help: ## this list
 	@echo "dbproxy - make targets:"
@@ -64,7 +64,7 @@ profile: install ## where dbproxy spends the CPU time of one query
 suite-asyncpg: install ## asyncpg's own tests, direct and proxied, compared (CHECKOUT=folder, at a release tag)
 	@PYTHONPATH=tests:. $(PY) -m suites.asyncpg_suite "$(CHECKOUT)" $(OPTIONS)
 
-bar: install ## the security bar's tests with their full figures, hours; reports/bar.json (TESTS="-k D13": only some)
+bar: install ## the security bar's tests with their full figures, hours; reports/bar.json (TESTS="-k bar_d": only some)
 	@PYTHONPATH=tests $(PY) -m support.requirements
 	@BAR=full FUZZ_FRAMES=100000 $(PYTEST) tests/integration tests/protocol/postgres/test_fuzz.py -k "bar_ or fuzz" --timeout=7200 $(TESTS)
 
