@@ -133,9 +133,9 @@ class ClientWalk:
                     done = requests.execute(data[position + 5 : following])
                 elif kind == 83:  # Sync
                     done = requests.sync(size)
-                elif kind == 68 and not line.is_skipping and not line.copy_in and not line.copy_both:  # Describe
+                elif kind == 68:  # Describe
                     done = requests.describe(data[position + 5 : following])
-                elif kind == COPY_DATA and line.copy_in and not line.is_skipping:
+                elif kind == COPY_DATA and line.is_copying and not line.is_skipping:
                     following, messages = scan_rows(data, position, end, COPY_DATA)
                     line.sent += following - position - 5 * messages
                     line.is_sync_dropped = False
@@ -187,11 +187,10 @@ class ClientWalk:
         if size < 4:
             raise MalformedMessage(CLIENT, "message length below 4")
         if kind == COPY_DATA:
-            in_copy = (line.copy_in or line.copy_both) and not line.is_skipping
             if position + size + 1 <= end:
                 return True
             owed = position + size + 1 - end
-            if in_copy:
+            if line.is_copying and not line.is_skipping:
                 self._host.send(SERVER, data[span:] if span else data)
                 line.sent += size - 4
                 line.is_sync_dropped = False

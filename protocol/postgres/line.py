@@ -10,7 +10,7 @@ from protocol.contract import Host, Outcome, Refusal, Side, Statement, Status, T
 from protocol.errors import MessageTooLarge, ProtocolError, UnsupportedFeature
 from protocol.postgres import pipeline as due
 from protocol.postgres.pipeline import Pipeline, Portal
-from protocol.postgres.wire import TERMINATE, refusal_error, report
+from protocol.postgres.wire import TERMINATE, refusal_error
 
 CLIENT = Side.CLIENT
 SERVER = Side.SERVER
@@ -24,8 +24,6 @@ NAMES = 4
 ASKING = 8
 HOST = 16
 
-_CODES = {Why.PROTOCOL: "08P01", Why.TOO_LARGE: "54000", Why.UNSUPPORTED: "0A000"}
-
 
 class Line:
     """What both directions share. Fields are read and set by them directly: this is the hot path.
@@ -35,20 +33,19 @@ class Line:
     server_owed: bytes of a row still to come. waiting: why the client's bytes wait.
     judged: the held statement. is_group_open: the client sent extended messages and no Sync yet.
     rows, received, sent: of the answer at hand, as in Outcome; error_code: its error, "FATAL" once the server takes leave.
-    copy_in, copy_both: COPY is under way; copies: how many COPY statements what was sent last may still start;
-    is_sync_dropped: the last message that came during COPY IN was a Sync.
+    is_copying: the server takes the client's CopyData; copies: how many COPY statements what was sent last may still
+    start; is_sync_dropped: the last message that came during COPY was a Sync.
     """
 
     __slots__ = (
         "client_left",
         "client_owed",
         "copies",
-        "copy_both",
-        "copy_in",
         "ending",
         "error_code",
         "host",
         "is_closed",
+        "is_copying",
         "is_group_open",
         "is_skipping",
         "is_sync_dropped",
@@ -81,8 +78,7 @@ class Line:
         self.sent = 0
         self.error_code = ""
         self.transaction = Transaction.IDLE
-        self.copy_in = False
-        self.copy_both = False
+        self.is_copying = False
         self.copies = 0
         self.is_sync_dropped = False
 
@@ -119,8 +115,8 @@ class Line:
         elif isinstance(fault, UnsupportedFeature):
             why = Why.UNSUPPORTED
         if not self.server_owed:
-            text = report(b"E", "FATAL", _CODES[why], f"dbproxy: {fault.detail}", "", "The session is closed.")
-            self.host.send(CLIENT, text)
+            told = Refusal(why, f"dbproxy: {fault.detail}", hint="The session is closed.")
+            self.host.send(CLIENT, refusal_error(told, fatal=True))
         self.shut(fault.side, why, fault.detail)
 
     def say_goodbye(self) -> None:

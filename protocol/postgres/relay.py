@@ -91,7 +91,7 @@ class PostgresRelay:
 
     def ask(self, text: bytes) -> bool:
         line = self._line
-        if line.is_closed or line.queue or line.waiting or line.copy_in or line.copy_both or line.client_owed:
+        if line.is_closed or line.queue or line.waiting or line.is_copying or line.client_owed:
             return False
         if line.client_left or line.is_skipping or line.is_group_open or line.transaction is Transaction.FAILED:
             return False

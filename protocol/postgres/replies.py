@@ -64,23 +64,28 @@ class Replies:
         elif head is None or head[0] != due.QUERY:
             raise UnexpectedMessage(SERVER, "RowDescription that nobody asked for")
 
-    def executed(self, head: due.Entry, status: Status, tag: bytes, received: int) -> None:
-        """An Execute is over, or suspended."""
+    def completed(self, tag: bytes) -> None:
+        """CommandComplete, of an Execute or of one statement of a Query."""
+        queue = self._queue
+        head = queue[0][0] if queue else 0
+        if head == due.EXECUTE:
+            self._executed(Status.OK, tag)
+        elif head == due.QUERY:
+            self._tags.append(tag)
+        else:
+            raise UnexpectedMessage(SERVER, "CommandComplete that nobody asked for")
+
+    def _executed(self, status: Status, tag: bytes) -> None:
+        """The Execute at the head is over, or suspended."""
         line = self._line
-        portal = head[2]
+        _, statement_id, portal = self._queue.popleft()
         if isinstance(portal, Portal):
             portal.is_settled = True
         rows = line.rows
         if not rows or tag.startswith(b"COPY"):
             rows = parse_row_count(tag) or rows
-        self._host.finished(head[1], Outcome(status, rows, line.received + received, line.sent, tag))
+        self._host.finished(statement_id, Outcome(status, rows, line.received, line.sent, tag))
         line.rows = line.received = line.sent = 0
-
-    def completed(self, head: due.Entry | None, tag: bytes) -> None:
-        """CommandComplete of one statement of a Query."""
-        if head is None or head[0] != due.QUERY:
-            raise UnexpectedMessage(SERVER, "CommandComplete that nobody asked for")
-        self._tags.append(tag)
 
     def ready(self, body: bytes) -> bytes | None:
         """ReadyForQuery. Returns b"" if the client is not to see it: the proxy's own question is answered."""
@@ -100,7 +105,7 @@ class Replies:
             if isinstance(payload, tuple):
                 self._pipe.prepared.settle(payload[1], confirmed=True)
             self._finish_query(statement_id)
-            line.copy_in = line.copy_both = False
+            line.is_copying = False
         elif kind == due.REFUSED_QUERY:
             if isinstance(payload, Refused) and payload.forgets_unnamed:
                 self._pipe.prepared.settle(b"", confirmed=True)
@@ -172,10 +177,10 @@ class Replies:
             queue.popleft()
             return None
         if kind == 115 and head == due.EXECUTE and not body:  # PortalSuspended
-            self.executed(queue.popleft(), Status.SUSPENDED, b"", 0)
+            self._executed(Status.SUSPENDED, b"")
             return None
         if kind == 73 and head == due.EXECUTE and not body:  # EmptyQueryResponse
-            self.executed(queue.popleft(), Status.OK, b"", 0)
+            self._executed(Status.OK, b"")
             return None
         if kind == 73 and head == due.QUERY and not body:
             return None
@@ -188,7 +193,7 @@ class Replies:
     def _copying(self, kind: int, body: bytes) -> bytes | None:
         line = self._line
         if kind == 71:  # CopyInResponse
-            line.copy_in = True
+            line.is_copying = True
             line.copies -= 1
             line.is_sync_dropped = False
             return None
@@ -200,7 +205,7 @@ class Replies:
         if kind == 87:  # CopyBothResponse
             if not self._allow_copy_both:
                 raise UnsupportedFeature(SERVER, "the server started COPY BOTH, which is refused")
-            line.copy_both = True
+            line.is_copying = True
             return None
         raise UnexpectedMessage(SERVER, "a reply that nobody asked for, or of unknown type")
 
@@ -232,13 +237,13 @@ class Replies:
         if head == due.ASK:
             return b""
         if head in (due.QUERY, due.FUNCTION):
-            line.copy_in = line.copy_both = False
+            line.is_copying = False
             return None
         refusal = payload.refusal if head == due.REFUSED_STEP and isinstance(payload, Refused) else None
         outcome = Outcome(Status.ERROR, line.rows, line.received, line.sent, b"", code)
         self._reset_counts()
         self._settle_skipped(self._pipe.skip_group(), outcome)
-        line.copy_in = line.copy_both = False
+        line.is_copying = False
         if not queue:
             line.is_skipping = True  # the server drops everything up to a Sync that the client has yet to send
             if line.is_sync_dropped:

@@ -57,7 +57,7 @@ class Requests:
     def bind(self, body: bytes) -> int:
         """Bind. If it passes, what is left to do depends on what follows, see join_whole."""
         line = self._line
-        if line.copy_in or line.copy_both:
+        if line.is_copying:
             raise UnexpectedMessage(CLIENT, "Bind during COPY")
         portal_name, name, formats, values = parse_bind(body)
         if name == RESERVED_NAME:
@@ -66,7 +66,7 @@ class Requests:
         prepared = pipe.prepared.find(name)
         if line.is_skipping:
             text = prepared.text if prepared else None
-            return self._skip(Statement(self._new_id(), Act.EXECUTE, text, name, values, formats))
+            return self._skip(line.judged or Statement(self._new_id(), Act.EXECUTE, text, name, values, formats))
         statement = line.judged
         if statement is None:
             if pipe.prepared.pending and pipe.prepared.is_unsettled(name, pipe.group):
@@ -88,16 +88,21 @@ class Requests:
         return self._not_forwarded(statement, verdict, due.REFUSED_STEP)
 
     def describe(self, body: bytes) -> int:
+        line = self._line
+        if line.is_copying:
+            raise UnexpectedMessage(CLIENT, "Describe during COPY")
         space, name = parse_target(body)
         if name == RESERVED_NAME and space == 83:
             raise UnexpectedMessage(CLIENT, "the statement name _dbproxy is reserved")
-        self._line.is_group_open = True
+        if line.is_skipping:
+            return DROP
+        line.is_group_open = True
         self._queue.append((due.DESCRIBE, 0, self._pipe.prepared.find(name) if space == 83 else None))
         return PASS
 
     def execute(self, body: bytes) -> int:
         line = self._line
-        if line.copy_in or line.copy_both:
+        if line.is_copying:
             raise UnexpectedMessage(CLIENT, "Execute during COPY")
         name = parse_execute(body)
         pipe = self._pipe
@@ -129,9 +134,7 @@ class Requests:
             verdict = self._take_verdict()
         if verdict is FORWARD:
             if portal is not None:
-                if not portal.is_started:
-                    line.settle(portal, Status.BOUND_ONLY)
-                    portal.is_settled = True
+                line.settle_unstarted(portal)
                 portal.is_started = True
             self._queue.append((due.EXECUTE, statement.id, portal))
             line.is_group_open = True
@@ -152,7 +155,7 @@ class Requests:
         line = self._line
         if size != 4:
             raise MalformedMessage(CLIENT, "Sync has a body")
-        if (line.copy_in or line.copy_both) and not line.is_skipping:
+        if line.is_copying and not line.is_skipping:
             line.is_sync_dropped = True
             return DROP
         line.is_skipping = False
@@ -168,7 +171,7 @@ class Requests:
             return STOP
         if kind in b"dcf":
             return self._copy(kind, body)
-        if line.copy_in or line.copy_both:
+        if line.is_copying:
             if kind == 72:  # Flush: the server ignores it here
                 return DROP
             raise UnexpectedMessage(CLIENT, "this message is not allowed during COPY")
@@ -184,21 +187,14 @@ class Requests:
             return DROP if line.is_skipping else PASS
         if kind == 67:
             return self._close(body)
-        if kind == 68:
-            parse_target(body)
-            return DROP
         raise UnexpectedMessage(CLIENT, "unknown message type")
 
     def _query(self, text: bytes) -> int:
         line = self._line
+        statement = line.judged or Statement(self._new_id(), Act.QUERY, text)
         if line.is_skipping:
-            return self._skip(Statement(self._new_id(), Act.QUERY, text))
-        statement = line.judged
-        if statement is None:
-            statement = Statement(self._new_id(), Act.QUERY, text)
-            verdict = self._host.judge(statement)
-        else:
-            verdict = self._take_verdict()
+            return self._skip(statement)
+        verdict = self._judge(statement)
         if verdict is not FORWARD:
             return self._not_forwarded(statement, verdict, due.REFUSED_QUERY)
         self._queue.append((due.QUERY, statement.id, self._forget_unnamed()))
@@ -226,15 +222,11 @@ class Requests:
         name, text, types = parse_parse(body)
         if name == RESERVED_NAME:
             raise UnexpectedMessage(CLIENT, "the statement name _dbproxy is reserved")
+        statement = line.judged or Statement(self._new_id(), Act.PREPARE, text, name)
         if line.is_skipping:
-            return self._skip(Statement(self._new_id(), Act.PREPARE, text, name))
-        statement = line.judged
+            return self._skip(statement)
+        verdict = self._judge(statement)
         names = self._pipe.prepared
-        if statement is None:
-            statement = Statement(self._new_id(), Act.PREPARE, text, name)
-            verdict = self._host.judge(statement)
-        else:
-            verdict = self._take_verdict()
         if verdict is FORWARD and name and len(names.confirmed) + len(names.pending) >= self._max_prepared:
             hint = "close prepared statements that are no longer needed"
             refusal = Refusal(Why.LIMIT, f"dbproxy: more than {self._max_prepared} prepared statements", "", hint)
@@ -250,14 +242,10 @@ class Requests:
     def _function_call(self, body: bytes) -> int:
         line = self._line
         oid, formats, values = parse_function_call(body)
-        statement = line.judged
+        statement = line.judged or Statement(self._new_id(), Act.CALL, None, str(oid).encode(), values, formats)
         if line.is_skipping:
-            return self._skip(Statement(self._new_id(), Act.CALL, None, str(oid).encode(), values, formats))
-        if statement is None:
-            statement = Statement(self._new_id(), Act.CALL, None, str(oid).encode(), values, formats)
-            verdict = self._host.judge(statement)
-        else:
-            verdict = self._take_verdict()
+            return self._skip(statement)
+        verdict = self._judge(statement)
         if verdict is not FORWARD:
             return self._not_forwarded(statement, verdict, due.REFUSED_QUERY)
         self._queue.append((due.FUNCTION, statement.id, None))
@@ -281,7 +269,7 @@ class Requests:
     def _copy(self, kind: int, body: bytes) -> int:
         """CopyData, CopyDone, CopyFail. Outside COPY the server ignores them, so they are dropped."""
         line = self._line
-        if line.is_skipping or not (line.copy_in or line.copy_both):
+        if line.is_skipping or not line.is_copying:
             return DROP
         if kind == COPY_DATA:
             line.sent += len(body)
@@ -291,7 +279,7 @@ class Requests:
             raise MalformedMessage(CLIENT, "CopyDone has a body")
         if kind == 102 and body[-1:] != b"\0":
             raise MalformedMessage(CLIENT, "CopyFail is not terminated")
-        line.copy_in = False
+        line.is_copying = False
         line.is_sync_dropped = False
         if line.copies and self._queue and self._queue[0][0] == due.QUERY:
             line.waiting |= COPY  # the same text may start another COPY
@@ -311,6 +299,10 @@ class Requests:
         statement_id = self._next_id
         self._next_id = statement_id + 1
         return statement_id
+
+    def _judge(self, statement: Statement) -> Verdict | None:
+        """The verdict, asked for or taken if the statement was held for it."""
+        return self._host.judge(statement) if self._line.judged is None else self._take_verdict()
 
     def _take_verdict(self) -> Verdict | None:
         verdict = self._verdict
@@ -344,11 +336,10 @@ class Requests:
 
     def _skip(self, statement: Statement) -> int:
         """Nobody will run this: something before it in its group failed or was refused."""
-        held = self._line.judged
-        if held is not None:
-            verdict = self._take_verdict()
-            refused = verdict is not None and verdict.refusal is not None
-            self._host.finished(held.id, Outcome(Status.REFUSED if refused else Status.SKIPPED))
+        if self._line.judged is None:
+            self._host.skipped(statement)
             return DROP
-        self._host.skipped(statement)
+        verdict = self._take_verdict()
+        refused = verdict is not None and verdict.refusal is not None
+        self._host.finished(statement.id, Outcome(Status.REFUSED if refused else Status.SKIPPED))
         return DROP

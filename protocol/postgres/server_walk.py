@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from struct import Struct
 
-from protocol.contract import Status
 from protocol.errors import MalformedMessage, MessageTooLarge, ProtocolError
 from protocol.postgres import pipeline as due
 from protocol.postgres.client_walk import ClientWalk
@@ -105,21 +104,14 @@ class ServerWalk:
                     continue
                 if kind not in b"NAS":
                     line.pipe.expand()
-            asking = line.waiting & ASKING
-            if asking and kind in b"123TCn":
+            line.received += following - mark
+            mark = following
+            if line.waiting & ASKING and kind in b"123TCn":
                 replacement: bytes | None = b""
             elif kind == 67:  # CommandComplete
-                head = queue[0] if queue else None
-                if head is not None and head[0] == due.EXECUTE:
-                    queue.popleft()
-                    replies.executed(head, Status.OK, data[position + 5 : following - 1], following - mark)
-                    mark = following
-                else:
-                    replies.completed(head, data[position + 5 : following - 1])
+                replies.completed(data[position + 5 : following - 1])
                 replacement = None
             elif kind == 90:  # ReadyForQuery
-                line.received += following - mark
-                mark = following
                 replacement = replies.ready(data[position + 5 : following])
                 if replacement is not None:
                     self._client.release(ASKING)
@@ -130,8 +122,6 @@ class ServerWalk:
                 replies.described()
                 replacement = None
             else:
-                line.received += following - mark
-                mark = following
                 replacement = replies.other(kind, data[position + 5 : following])
             if replacement is not None:
                 if span < position:
@@ -167,7 +157,7 @@ class ServerWalk:
             client.release(JUDGING)  # the server will drop it: nobody needs to be asked any more
         if waiting & COPY:
             last = self._queue[-1] if self._queue else None
-            if line.copy_in or not line.copies or last is None or last[0] not in (due.EXECUTE, due.QUERY):
+            if line.is_copying or not line.copies or last is None or last[0] not in (due.EXECUTE, due.QUERY):
                 client.release(COPY)
         if line.waiting & NAMES and not line.is_closed:
             client.release(NAMES)

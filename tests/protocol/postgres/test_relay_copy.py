@@ -272,3 +272,20 @@ def test_sync_behind_sql_execute_of_a_prepared_copy_waits() -> None:
     pair.server(pg.command_complete("COPY 1"), pg.ready())
     pair.client(pg.sync())
     assert pg.kinds(pair.to_server()) == "QdcS"
+
+
+def test_copy_both_flows_both_ways_and_ends_with_ready_for_query() -> None:
+    """The word copy in the text makes the client wait for an answer: COPY BOTH is one, as COPY IN is."""
+    pair = Pair(allow_copy_both=True).client(pg.query("start_replication slot copy_1 logical 0/0"))
+    pair.to_server()
+    pair.client(pg.copy_data("early"))
+    assert pair.to_server() == b""
+    pair.server(pg.copy_both_response(), pg.copy_data("change"))
+    assert pair.to_server() == pg.copy_data("early")
+    pair.client(pg.copy_data("reply"), pg.copy_done())
+    assert pair.to_server() == pg.copy_data("reply") + pg.copy_done()
+    answer = pg.copy_done() + pg.command_complete("COPY 0") + pg.ready()
+    pair.server(answer).client(pg.query("next"))
+    assert pair.to_client().endswith(answer)
+    assert pair.to_server() == pg.query("next")
+    assert not pair.host.closed
