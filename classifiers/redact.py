@@ -13,7 +13,7 @@ from classifiers.lexer_postgres import lex
 from classifiers.tokens import QUOTED, STRING, WORD, Token, Unreadable
 
 _HINT = re.compile(
-    rb"pass|pwd|secret|conninfo|connection|credential|dblink|apikey|api_key|token|crypt|digest|hmac|://|\\|u&|md5|scram|_key|sslkey|accesskey",
+    rb"pass|pwd|role|user|identified|secret|conninfo|connection|credential|dblink|apikey|api_key|token|crypt|digest|hmac|://|\\|u&|md5|scram|_key|sslkey|accesskey",
     re.IGNORECASE,
 )
 """A text without any of these holds nothing that is looked for. A backslash or U& can spell any of them."""
@@ -23,6 +23,7 @@ _SECRET_TEXT = re.compile(
 )
 """A literal like this is a secret or holds one: a connection string, a URL with a password, a verifier, a nested statement."""
 _AFTER = frozenset(["PASSWORD", "PASSWD", "PASSPHRASE", "PASSCODE", "PWD", "SECRET", "CONNECTION"])
+_DEFINING = frozenset(["CREATE", "ALTER"])
 _SECRET_NAME = re.compile(
     r"pass[wpcf]|pwd|(?<![a-z])secret(?!s\b)|api_?key|access_?key|token|credential|passphrase|sslkey|private_?key",
     re.IGNORECASE,
@@ -47,21 +48,50 @@ def find_secret_spans(dialect: str, text: bytes, state: LexingState) -> tuple[tu
         tokens = lex(text, state)
     except Unreadable:
         return _spans_of_unreadable(text)
-    spans: list[tuple[int, int]] = []
-    first, is_after_secret = "", False
+    spans = _spans_of_comments(text, tokens)
+    first, is_after_secret, start = "", False, 0
     for index, token in enumerate(tokens):
         if token.kind == STRING:
-            if is_after_secret or _is_secret(text, tokens, index):
+            if is_after_secret or _is_secret(text, tokens, index) or _is_for_a_role(tokens, start, index):
                 spans.append((token.start, token.end))
         elif token.text == ";":
-            first, is_after_secret = "", False
+            first, is_after_secret, start = "", False, index + 1
         else:
             first = first or token.text
-            if token.kind == QUOTED and index and tokens[index - 1].text in _AFTER:
+            before = tokens[index - 1].text if index else ""
+            is_bare = token.kind == WORD and before == "PASSWORD" and first in _DEFINING and token.text != "NULL"
+            if is_bare or (
+                token.kind == QUOTED and before in _AFTER
+            ):  # an error of the typist, a password all the same
                 spans.append((token.start, token.end))
             elif first not in _READING and _is_secret_name(token):
                 is_after_secret = True
-    return tuple(spans)
+    return tuple(sorted(spans))
+
+
+def _spans_of_comments(text: bytes, tokens: list[Token]) -> list[tuple[int, int]]:
+    """What stands between the tokens, where it speaks of a secret."""
+    spans: list[tuple[int, int]] = []
+    at = 0
+    for start, end in [*((token.start, token.end) for token in tokens), (len(text), len(text))]:
+        between = text[at:start]
+        if between.strip() and _SECRET_TEXT.search(between.decode("latin-1")):
+            spans.append((at, start))
+        at = end
+    return spans
+
+
+def _is_for_a_role(tokens: list[Token], start: int, index: int) -> bool:
+    """A string in CREATE or ALTER ROLE and the like, even if misspelt, or behind IDENTIFIED BY as other databases have it.
+
+    start: where the statement begins.
+    """
+    if index > 1 and tokens[index - 1].text == "BY" and tokens[index - 2].text == "IDENTIFIED":
+        return True
+    words = [token.text for token in tokens[start : start + 2]]
+    if len(words) < 2 or words[0] not in _DEFINING or words[1] not in ("ROLE", "USER", "GROUP"):
+        return False
+    return tokens[index - 1].text not in ("UNTIL", "=", "TO", ",")
 
 
 def _spans_of_unreadable(text: bytes) -> tuple[tuple[int, int], ...]:
@@ -107,7 +137,7 @@ def _follows_secret_argument(tokens: list[Token], index: int) -> bool:
             return (
                 bool(name.value)
                 and name.kind != STRING
-                and (name.value in _CALLS or (name.value or "").startswith("dblink"))
+                and (name.value in _CALLS or (name.value or "").startswith("dblink") or _is_secret_name(name))
             )
         at -= 1
         steps += 1

@@ -36,6 +36,13 @@ INSERT INTO users (name, password) VALUES ('bob', 'hunter2')
 UPDATE users SET password = md5('hunter2') WHERE id = 1
 SELECT * FROM users WHERE password = 'hunter2'
 COPY t TO PROGRAM 'PGPASSWORD=hunter2 psql'
+ALTER ROLE a PASSWORD hunter2
+ALTER ROLE a PASWORD 'hunter2'
+SELECT 1; CREATE USER a 'hunter2'
+GRANT x TO y IDENTIFIED BY 'hunter2'
+SELECT set_password('a', 'hunter2')
+/* password=hunter2 */ SELECT 1
+SELECT 1 -- password 'hunter2'
 """.strip().splitlines()
 
 
@@ -56,6 +63,9 @@ def test_a_secret_is_found_and_taken_out(text):
         "UPDATE t SET a = 'b' WHERE c = 'd'",
         "UPDATE secrets SET v = 'x' WHERE k = 'y'",
         "SELECT name FROM users WHERE id = 'x'",
+        "ALTER ROLE x VALID UNTIL '2030-01-01'",
+        "ALTER ROLE x SET search_path = 'app'",
+        "/* the users */ SELECT 1",
     ],
 )
 def test_ordinary_literals_stay(text):
