@@ -26,10 +26,19 @@ _SEMANTICS = frozenset({Kind.DYNAMIC, Kind.UNPARSABLE})
 class Entry:
     """What is known about a text. members: the audit members that describe it, redacted; rulings: decisions by context.
 
-    is_read_only: nothing in it may write, so the server must not report a write. changes_meaning: later texts may be read otherwise.
+    is_read_only: nothing in it may write, so the server must not report a write. changes_meaning: later texts may be read otherwise. changes_role: the role may be another one afterwards.
     """
 
-    __slots__ = ("changes_meaning", "is_neutral", "is_read_only", "is_self_contained", "members", "report", "rulings")
+    __slots__ = (
+        "changes_meaning",
+        "changes_role",
+        "is_neutral",
+        "is_read_only",
+        "is_self_contained",
+        "members",
+        "report",
+        "rulings",
+    )
 
     def __init__(self, report: Report, members: bytes) -> None:
         self.report = report
@@ -38,6 +47,7 @@ class Entry:
         self.is_neutral = report.is_neutral
         self.is_read_only = report.kinds <= _READ_ONLY
         self.changes_meaning = "session_semantics_change" in report.flags or bool(report.kinds & _SEMANTICS)
+        self.changes_role = "identity_change" in report.flags or bool(report.kinds & _SEMANTICS)
         # Needs nothing from the connection's own names, and gives it none.
         self.is_self_contained = not (report.uses or report.prepares or report.cursors or report.deallocates)
 

@@ -42,6 +42,8 @@ _NAME_BYTES = 63
 _BULK_BYTES = 65536
 """A chunk above this does not wait for the end of the turn: libuv reads a full socket 32 times in one, which would pile up 8 MB a session."""
 _UNKNOWN_ENCODING = "UNKNOWN"
+_ANY_ROLE = "$user"
+"""Left in a search path as it is, and then any schema may be meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class Session:
         "_parameters",
         "_pending",
         "_ready",
+        "_role",
         "_running",
         "_server",
         "_statements",
@@ -133,7 +136,8 @@ class Session:
         self._version = dialect.server_version(self._parameters)
         self._lexing = dialect.lexing_state(self._parameters)
         self._lexing_changed = False
-        path = dialect.search_path(self._parameters, start.server_user)
+        self._role = start.server_user  # what "$user" stands for; itself once the role may be another one
+        path = dialect.search_path(self._parameters, self._role)
         self._context = replace(start.context, search_path=path)
         self._is_unsettled = path is None  # something may have changed what unqualified names or literals mean
         self._is_hard_unsettled = False
@@ -405,6 +409,9 @@ class Session:
         if not entry.is_neutral:
             self._is_unsettled = True
             self._is_hard_unsettled = self._is_hard_unsettled or entry.changes_meaning
+            if entry.changes_role and self._role != _ANY_ROLE:
+                self._role = _ANY_ROLE
+                self._learn_path(self._dialect.search_path(self._parameters, _ANY_ROLE))
         if not entry.is_self_contained:
             self._forget_names(entry.report)
         return FORWARD
@@ -591,7 +598,7 @@ class Session:
             self._members = members(self._identity)
             self._changed()
         if name == "search_path":
-            self._learn_path(self._dialect.search_path(self._parameters, str(self._identity["server_user"])))
+            self._learn_path(self._dialect.search_path(self._parameters, self._role))
 
     def synced(self, transaction: Transaction) -> None:
         self._transaction = transaction
@@ -601,7 +608,7 @@ class Session:
     def answered(self, value: str | None) -> None:
         self._is_asking = False
         if value is not None:
-            self._learn_path(self._dialect.parse_path(value, str(self._identity["server_user"])))
+            self._learn_path(self._dialect.parse_path(value, self._role))
             self._is_unsettled = self._is_hard_unsettled = False
 
     def _settle_path(self) -> None:

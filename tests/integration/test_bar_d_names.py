@@ -10,7 +10,7 @@ from support.bar import BLOCKED, OPEN_POLICY, POLICY, reload_policy
 from support.figures import record, scaled
 from support.proxy import Proxy
 from support.raw_client import Message, RawClient, error_texts, errors, logged_in, outline, rows, states
-from support.servers import Database
+from support.servers import Database, PostgresServer
 
 SYNC = pg.sync()
 NO_NOTES = POLICY + '  - {name: no-notes, match: {table: ["*.notes"]}, action: block, severity: high}\n'
@@ -256,6 +256,25 @@ def test_a_name_given_anew_by_parse_is_no_longer_what_sql_prepared(
         assert not errors(client.run(pg.parse(name, text), SYNC))
         assert errors(client.query(f'execute "{name}"')) == [BLOCKED]
     assert ran(vault, mark, "select body") == 0
+
+
+def test_after_set_role_the_users_own_schema_is_another_one(
+    make_proxy: Callable[..., Proxy], postgres: PostgresServer, vault: Database
+) -> None:
+    """Where a policy lets SET ROLE pass, "$user" in search_path is no longer the role that logged in."""
+    postgres.execute(
+        "create role deputy; grant deputy to app; create schema deputy authorization app;"
+        " grant usage on schema deputy to deputy; create table deputy.pay as select 1 as id; grant select on deputy.pay to deputy",
+        database=vault.name,
+    )
+    rule = '  - {name: no-pay, match: {table: ["deputy.pay"]}, action: block, severity: high}\n'
+    try:
+        proxy = make_proxy(policy=OPEN_POLICY + rule, database=vault.name)
+        with logged_in(proxy.address()) as client:
+            assert not errors(client.query("set role deputy"))
+            assert errors(client.query("select id from pay")) == [BLOCKED]
+    finally:
+        postgres.execute("drop schema deputy cascade; drop role deputy", database=vault.name)
 
 
 def test_switching_back_makes_the_prepared_text_allowed_again(strict_proxy: Proxy, vault: Database) -> None:
