@@ -141,15 +141,18 @@ def test_unfinished_message_ends_the_session_in_time(make_proxy: Callable[..., P
         pg.sync(),
     ]
     late = []
-    for frame in whole:
-        with logged_in(proxy.address()) as client:
-            client.send(frame[:-1])
-            try:
-                messages = client.to_the_end()
-            except TimeoutError:
-                late.append(frame)
-            else:
-                assert errors(messages) == ["08P01"]
+    clients = [RawClient.open(proxy.host, proxy.port) for _ in whole]
+    for client, frame in zip(clients, whole, strict=True):
+        client.login(proxy.address())
+        client.send(frame[:-1])
+    for client, frame in zip(clients, whole, strict=True):
+        try:
+            messages = client.to_the_end()
+        except TimeoutError:
+            late.append(frame)
+        else:
+            assert errors(messages) == ["08P01"]
+        client.close()
     assert vault.fetch("select count(*) from notes") == [(20,)]
     started = time.perf_counter()
     client = RawClient.open(proxy.host, proxy.port)

@@ -102,7 +102,7 @@ def test_server_that_declines_tls_gets_nothing_in_clear(
 
     def change(settings: dict[str, Any]) -> None:
         settings["targets"][0] |= {"host": "localhost", "tls": {"mode": mode, "ca": str(files.ca)}}
-        settings["timeouts"] = {"connect_s": 2, "login_s": 4}
+        settings["timeouts"] = {"connect_s": 1, "login_s": 2}
 
     with (
         fake_server(postgres, auth=Auth.SCRAM, fault=fault, tls=context) as (fake, server),
