@@ -1,7 +1,7 @@
 """The line between one client and one server: what both directions must know of it, and how it ends.
 
 The client's direction (client_walk.py, requests.py) and the server's (server_walk.py, replies.py) share nothing but this
-object. It decodes no message and decides nothing; the replies that are due and the names they settle are in pipeline.py.
+object. It decodes no message and decides nothing; the replies that are due are in pipeline.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from protocol.contract import Host, Outcome, Refusal, Side, Statement, Status, Transaction, Why
 from protocol.errors import MessageTooLarge, ProtocolError, UnsupportedFeature
 from protocol.postgres import pipeline as due
-from protocol.postgres.pipeline import Pipeline, Portal
+from protocol.postgres.names import Portal
+from protocol.postgres.pipeline import Pipeline
 from protocol.postgres.wire import TERMINATE, refusal_error
 
 CLIENT = Side.CLIENT

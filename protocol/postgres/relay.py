@@ -4,7 +4,7 @@
                       │     whole.py      │                Bind, Execute, Sync and their answer in one step
                   replies.py          requests.py          what each message means
                       └─────  line.py  ───┘                the state both directions share, and the end
-                             pipeline.py                   the replies that are due, the names they settle
+                        pipeline.py, names.py              the replies that are due, the names they settle
 
 What is allowed stays one span of the original bytes; the statement-bearing messages go to the host. This file puts the parts
 together and obeys the host. The relay never reads a clock, never waits, never logs.

@@ -12,7 +12,8 @@ from protocol.errors import MalformedMessage, UnexpectedMessage, UnsupportedFeat
 from protocol.postgres import pipeline as due
 from protocol.postgres.line import SERVER, Line
 from protocol.postgres.messages import parse_parameter_description, parse_parameter_status
-from protocol.postgres.pipeline import Portal, Prepared, Refused
+from protocol.postgres.names import Portal, Prepared
+from protocol.postgres.pipeline import Refused
 from protocol.postgres.rows import check_rows, parse_row_count
 from protocol.postgres.scan import DATA_ROW
 from protocol.postgres.wire import SYNC, TRANSACTIONS, parse_report, refusal_error

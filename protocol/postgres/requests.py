@@ -24,7 +24,8 @@ from protocol.postgres.messages import (
     parse_query,
     parse_target,
 )
-from protocol.postgres.pipeline import Portal, Prepared, Refused, may_forget_names
+from protocol.postgres.names import Portal, Prepared, may_forget_names
+from protocol.postgres.pipeline import Refused
 from protocol.postgres.scan import COPY_DATA
 from protocol.postgres.wire import RESERVED_NAME, message
 

@@ -14,7 +14,7 @@ from struct import Struct
 from protocol.contract import Outcome, Status, Transaction
 from protocol.postgres import pipeline as due
 from protocol.postgres.line import Line
-from protocol.postgres.pipeline import Portal
+from protocol.postgres.names import Portal
 from protocol.postgres.rows import check_rows, parse_row_count
 from protocol.postgres.scan import DATA_ROW, scan_rows
 from protocol.postgres.wire import SYNC, TRANSACTIONS
