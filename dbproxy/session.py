@@ -41,6 +41,8 @@ _NAME_BYTES = 63
 """The server compares no more of a name."""
 _BULK_BYTES = 65536
 """A chunk above this does not wait for the end of the turn: libuv reads a full socket 32 times in one, which would pile up 8 MB a session."""
+_SHARE_BYTES = 16384
+"""A client's bytes in one turn: they may be 550 statements of 30 bytes, which take 15 ms, and others wait meanwhile."""
 _UNKNOWN_ENCODING = "UNKNOWN"
 _ANY_ROLE = "$user"
 """Left in a search path as it is, and then any schema may be meant."""
@@ -187,7 +189,9 @@ class Session:
             self._write_server = server.transport.write
         server.attach(relay.from_server, lambda: relay.closed(Side.SERVER), self._server_pressure)
         self._settle_path()  # before the client's first bytes, which may be here already: they are judged with what is learnt
-        client.attach(relay.from_client, lambda: relay.closed(Side.CLIENT), self._client_pressure)
+        client.attach(
+            relay.from_client, lambda: relay.closed(Side.CLIENT), self._client_pressure, share_bytes=_SHARE_BYTES
+        )
 
     def end(self, refusal: Refusal) -> None:
         """End the session: the client is told why."""

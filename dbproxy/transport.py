@@ -39,7 +39,18 @@ class Link(asyncio.Protocol):
     on_data, on_lost: set once by attach. on_pressure(True): our writes are not taken fast enough; (False): they are again.
     """
 
-    __slots__ = ("_buffer", "_lost", "_on_data", "_on_lost", "_on_pressure", "_paused", "_wanted", "transport")
+    __slots__ = (
+        "_buffer",
+        "_lost",
+        "_on_data",
+        "_on_lost",
+        "_on_pressure",
+        "_paused",
+        "_rest",
+        "_share_bytes",
+        "_wanted",
+        "transport",
+    )
 
     def __init__(self) -> None:
         self._paused = Pause(0)
@@ -50,13 +61,24 @@ class Link(asyncio.Protocol):
         self._on_data: Callable[[bytes], None] | None = None
         self._on_lost: Callable[[], None] | None = None
         self._on_pressure: Callable[[bool], None] | None = None
+        self._share_bytes = 0
+        self._rest = bytearray()  # read, and for a later turn
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment] # stream connections get a Transport
 
     def data_received(self, data: bytes) -> None:
         if self._on_data is not None:
-            if len(data) >= _FULL_READ_BYTES:
+            share = self._share_bytes
+            if self._rest:
+                self._rest += data
+                return
+            if share and len(data) > share:
+                self._rest += data[share:]
+                data = data[:share]
+                self.pause(Pause.TURN)
+                asyncio.get_running_loop().call_soon(self._next_share)
+            elif len(data) >= _FULL_READ_BYTES:
                 self.pause(Pause.TURN)
                 asyncio.get_running_loop().call_soon(self.resume, Pause.TURN)
             self._on_data(data)
@@ -67,10 +89,24 @@ class Link(asyncio.Protocol):
         if len(self._buffer) > _LOGIN_BUFFER_BYTES and self.transport is not None:
             self.transport.pause_reading()
 
+    def _next_share(self) -> None:
+        data = bytes(self._rest[: self._share_bytes])
+        del self._rest[: self._share_bytes]
+        if self._rest:
+            asyncio.get_running_loop().call_soon(self._next_share)
+        else:
+            self.resume(Pause.TURN)
+        if data and self._on_data is not None:
+            self._on_data(data)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
         if self._wanted is not None and not self._wanted[1].done():
             self._wanted[1].set_exception(ConnectionResetError("peer closed the connection"))
+        if self._rest and self._on_data is not None:
+            rest = bytes(self._rest)
+            self._rest.clear()
+            self._on_data(rest)
         if self._on_lost is not None:
             self._on_lost()
 
@@ -114,9 +150,18 @@ class Link(asyncio.Protocol):
         return data
 
     def attach(
-        self, on_data: Callable[[bytes], None], on_lost: Callable[[], None], on_pressure: Callable[[bool], None]
+        self,
+        on_data: Callable[[bytes], None],
+        on_lost: Callable[[], None],
+        on_pressure: Callable[[bool], None],
+        *,
+        share_bytes: int = 0,
     ) -> None:
-        """End of login: from now on bytes go to the receiver; what was read ahead goes first."""
+        """End of login: from now on bytes go to the receiver; what was read ahead goes first.
+
+        share_bytes: at most so many in one turn of the loop, where each may cost the receiver much; 0: no limit.
+        """
+        self._share_bytes = share_bytes
         self._on_data = on_data
         self._on_lost = on_lost
         self._on_pressure = on_pressure

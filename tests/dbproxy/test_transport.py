@@ -47,6 +47,35 @@ def test_reason_that_does_not_stand_cannot_end() -> None:
     assert not transport.is_reading
 
 
+def test_a_receiver_with_a_share_gets_no_more_in_one_turn_and_all_of_it_before_the_end() -> None:
+    received: list[bytes] = []
+    ends: list[int] = []
+    data = bytes(range(250)) * 40
+
+    async def run() -> None:
+        transport: Any = _Transport()
+        link = Link()
+        link.connection_made(transport)
+        link.attach(received.append, lambda: ends.append(len(received)), lambda _: None, share_bytes=3000)
+        link.data_received(data)
+        assert received == [data[:3000]]
+        assert not transport.is_reading
+        link.data_received(b"more")
+        for _ in range(4):
+            await asyncio.sleep(0)
+        assert transport.is_reading
+        assert b"".join(received) == data + b"more"
+        assert max(map(len, received)) == 3000
+        link.data_received(data)
+        link.connection_lost(None)
+        assert b"".join(received) == data + b"more" + data
+        assert ends == [len(received)]
+        await asyncio.sleep(0)
+        assert ends == [len(received)]
+
+    asyncio.run(run())
+
+
 def test_full_read_lets_others_have_their_turn_first() -> None:
     received: list[bytes] = []
     seen: list[bool] = []
