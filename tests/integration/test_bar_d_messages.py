@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
 import pytest
 from support import pg_bytes as pg
 from support.bar import BLOCKED, OPEN_POLICY, statements_of_clients
 from support.figures import record, scaled
+from support.pg_model import Backend
+from support.pg_pipelines import random_pipeline
 from support.proxy import Proxy
 from support.raw_client import Left, RawClient, error_texts, errors, logged_in, outline, states
+from support.recorder import Finished
+from support.relays import Pair
 from support.servers import Database
 
 SYNC = pg.sync()
@@ -309,3 +314,49 @@ def test_client_that_leaves_at_every_byte_of_a_conversation_harms_nobody(strict_
         with pytest.raises(Left):
             client.send(pg.terminate())
             client.read()
+
+
+UNINVITED = (
+    pg.notice("control \x1b[2J characters\n and E\0"[:-2]),
+    pg.notice("a warning", "01000", "WARNING", D="detail", H="hint"),
+    pg.notification(4711, "channel", "C\tSELECT 5"),
+    pg.parameter_status("application_name", "Z"),
+    pg.parameter_status("search_path", "a, b"),
+)
+
+
+def test_uninvited_messages_between_any_two_replies_change_nothing() -> None:
+    """D12, in this process: a server that speaks between all its replies. They pass in place, outcomes stay the same."""
+    seeds = scaled(300, 5000)
+    different = []
+    for seed in range(seeds):
+        rng = Random(seed)
+        plain, noisy = Pair(), Pair()
+        server = Backend()
+        expected = b""
+        for frame in random_pipeline(rng, 12):
+            for pair in (plain, noisy):
+                pair.client(frame)
+            server.receive(plain.to_server())
+            for kind, body in pg.split(server.take()):
+                reply = pg.frame(kind, body)
+                extra = b"".join(rng.choice(UNINVITED) for _ in range(rng.randrange(3)))
+                plain.server(reply)
+                noisy.server(extra + reply)
+                expected += extra + reply
+        outcomes = [
+            [
+                (each.id, each.status, each.rows, each.tag, each.code)
+                for each in pair.host.calls
+                if isinstance(each, Finished)
+            ]
+            for pair in (plain, noisy)
+        ]
+        sent, quiet = noisy.to_client(), plain.to_client()
+        # A pipeline that breaks the protocol ends with the proxy's own error.
+        goodbye = sent.removeprefix(expected)
+        if not sent.startswith(expected) or not quiet.endswith(goodbye) or outcomes[0] != outcomes[1]:
+            different.append(seed)
+    record(
+        "D12", "conversations changed by uninvited messages", count=seeds, failures=len(different), seeds=different[:10]
+    )
