@@ -35,6 +35,8 @@ def drop(cursor: TokenCursor) -> Draft:
         for each in kinds:
             for name in names or [()]:
                 draft.act(each, join_name(name), "write" if name else "", "ddl_destructive", *flags)
+                if kind == "SCHEMA":
+                    draft.act(each, join_name(name) + ".*", "write", "ddl_destructive", *flags)
                 if kind == "EXTENSION" and name and "audit" in name[-1]:
                     draft.act(each, join_name(name), "write", "audit_evasion")
         if not cursor.accept(","):
@@ -217,6 +219,8 @@ def _object(draft: Draft, cursor: TokenCursor, kind: str) -> None:
     for each in kinds:
         for name in names or [""]:
             draft.act(each, name, "write" if name else "", *flags)
+            if kind == "SCHEMA":
+                draft.act(each, name + ".*", "write", *flags)
     for name in names or [""]:
         _ownership(draft, name, tokens)
     if kind == "PUBLICATION":

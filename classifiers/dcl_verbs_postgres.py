@@ -47,7 +47,10 @@ def _objects(draft: Draft, cursor: TokenCursor) -> None:
             inner.at += 1
             draft.act(Kind.DCL, "", "", "large_object")
         else:
-            draft.act(Kind.DCL, inner.dotted(), "write", "privilege_change")
+            name = inner.dotted()
+            draft.act(Kind.DCL, name, "write", "privilege_change")
+            if kind == ("ALL",):
+                draft.act(Kind.DCL, name + ".*", "write", "privilege_change")
             if inner.word() == "(" and kind in (("FUNCTION",), ("PROCEDURE",), ("ROUTINE",)):
                 inner.inside()
         inner.expect_done()

@@ -56,7 +56,7 @@ class Effect:
     """One act on one object.
 
     kind: what is done. object: name as written, folded as the server folds it, parts joined by ".", a part with a dot or quote in it in quotes;
-        "" if no object is touched.
+        "" if no object is touched. "app.*" stands for whatever is in the schema.
     mode: "read" if data of the object is read, "write" if it (or its definition) is changed, "" otherwise.
     columns: columns named or implied, "*" for a whole row; may be incomplete without a catalogue.
     flags: members of FLAGS.

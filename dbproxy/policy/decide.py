@@ -66,7 +66,9 @@ def decide(policy: Policy, report: Report, context: Context) -> Decision:
                 candidates.update(by_name.get(name, ()))
             else:
                 for _, last in readings(name):
-                    candidates.update(by_name.get(last, ()))
+                    candidates.update(
+                        by_name.get(last, ()) if last != "*" else (at for each in by_name.values() for at in each)
+                    )
         if kind is Kind.UNPARSABLE:
             is_unparsable = True
         elif kind is Kind.DYNAMIC and not is_dynamic:

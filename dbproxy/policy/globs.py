@@ -75,6 +75,8 @@ class NamePattern:
         if "." not in name and '"' not in name:
             return bool(self._name(name)) and self._may_be_in(name, search_path)
         for schema, last in readings(name):
+            if last == "*" and schema is not None:  # whatever is in the schema
+                return self._schema_is_any or bool(self._schema(schema))
             if self._name(last):
                 if self._schema_is_any:
                     return True

@@ -253,3 +253,10 @@ def test_a_rule_says_more_than_a_default_of_equal_strength() -> None:
     decision = decide(shipped("default"), report(effect("dynamic", "", "", "remote_access", "dynamic_sql")), context())
     assert [hit.rule for hit in decision.hits] == ["no-remote-access", "defaults.on_dynamic"]
     assert decision.message.startswith("Connections")
+
+
+def test_an_act_on_a_whole_schema_concerns_each_table_in_it() -> None:
+    rename = report(effect("ddl", "app", "write"), effect("ddl", "app.*", "write"), command="ALTER")
+    assert action(one('match: {table: ["app.secrets"]}'), rename) == "block"
+    assert action(one('match: {table: ["*.secrets"]}'), rename) == "block"
+    assert action(one('match: {table: ["other.secrets"]}'), rename) == "allow"

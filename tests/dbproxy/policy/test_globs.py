@@ -62,6 +62,10 @@ PUBLIC = ("public",)
         ('"app.customers"', '"app.customers"', ("public",), True, True),
         ("app.customers", '"app.customers"', ("app",), False, False),
         ('app."a""b"', 'app."a""b"', None, True, True),
+        ("app.customers", "app.*", ("public",), True, False),
+        ("*.customers", "app.*", ("public",), True, False),
+        ("app.*", "app.*", ("public",), True, True),
+        ("other.customers", "app.*", ("public",), False, False),
         ("ÄPFEL", "äpfel", None, False, False),
     ],
 )
