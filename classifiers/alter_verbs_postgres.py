@@ -179,6 +179,9 @@ def _routine(draft: Draft, cursor: TokenCursor, kind: str) -> None:
     _ownership(draft, name, tokens)
     if find_word(tokens, "SECURITY") >= 0:
         draft.act(Kind.DDL, name, "write", "privilege_change")
+    if find_word(tokens, "RENAME") >= 0 or find_word(tokens, "SCHEMA") >= 0:
+        # Under the name of a built-in function it is called where that one seems to be.
+        draft.act(Kind.DDL, name, "write", "code_body")
     at = find_word(tokens, "SET")
     if at >= 0 and at + 1 < len(tokens):
         draft.act(
