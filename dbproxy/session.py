@@ -246,6 +246,9 @@ class Session:
         if self._client is not None:
             (self._client.pause if on else self._client.resume)(Pause.HELD)
 
+    def call_soon(self, function: Callable[[], None]) -> None:
+        self._turn.call_soon(function)
+
     def _client_pressure(self, is_full: bool) -> None:  # noqa: FBT001 - asyncio's own callback
         _throttle(self._server, is_full)
 
@@ -366,6 +369,8 @@ class Session:
             return self._refuse_unrecorded(down)
         if not self._turn.is_open:
             self._turn.schedule()
+        if statement.portal and self._names:
+            self._forget_cursor(statement.portal)
         ruling = ready[0]
         now = self.last_active_ns = self._monotonic_ns()
         self._running[statement.id] = (ruling.entry, now)
@@ -418,6 +423,8 @@ class Session:
                 self._learn_path(self._dialect.search_path(self._parameters, _ANY_ROLE))
         if not entry.is_self_contained:
             self._forget_names(entry.report)
+        if statement.portal and self._names:
+            self._forget_cursor(statement.portal)
         return FORWARD
 
     def _refuse(self, statement: Statement, ruling: Ruling, start: bytes) -> Verdict:
@@ -574,6 +581,12 @@ class Session:
                 self._names.pop(name, None)  # which of the two came last is not known
         if self._names:
             self._forget_ready()
+
+    def _forget_cursor(self, portal: bytes) -> None:
+        """A Bind gives this name: a cursor that SQL declared under it before is gone, or the Bind fails."""
+        if not portal.isascii():  # two spellings can be one name
+            self._names = {key: known for key, known in self._names.items() if key.isascii()}
+        self._names.pop("cursor:" + portal[:_NAME_BYTES].decode("utf-8", "surrogateescape"), None)
 
     def _forget_prepared(self, name: bytes) -> str | None:
         """Text is announced under this name: what SQL prepared under it is gone, if the announcement succeeds. Returns its key, if it has one."""

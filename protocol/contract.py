@@ -6,6 +6,7 @@ Login before that is a generator, see protocol/login.py. Nothing here does I/O, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, IntEnum
 from typing import Protocol
 
@@ -40,12 +41,13 @@ class Statement:
     id: unique and rising within the connection.
     text: the exact bytes between the protocol's delimiters; None when the text behind a name is not known.
     name: the prepared handle or portal name, b"" if unnamed.
+    portal: the name that the running statement gets, b"" if none; set by the relay before it is judged.
     parameters: raw bound values, None for SQL NULL; formats: one per parameter, 0 text and 1 binary;
     types: the protocol's type numbers as far as they are known, may be shorter than parameters, 0 is unknown.
     A mutable slotted class, because building a frozen one costs four times as much on the hot path.
     """
 
-    __slots__ = ("act", "formats", "id", "name", "parameters", "text", "types")
+    __slots__ = ("act", "formats", "id", "name", "parameters", "portal", "text", "types")
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class Statement:
         self.text = text
         self.name = name
         self.parameters = parameters
+        self.portal = b""
         self.formats = formats
         self.types = types
 
@@ -204,6 +207,9 @@ class Host(Protocol):
 
     def pause(self, *, on: bool) -> None:
         """Stop reading from the client: it sent more than may be kept while it is held; or go on."""
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call back in a later loop turn, so that others have theirs in between."""
 
     def close(self, side: Side, why: Why, detail: str) -> None:
         """The session must end; side is where the cause lies. The relay has sent what the client is to be told."""

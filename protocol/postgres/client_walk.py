@@ -10,13 +10,16 @@ from struct import Struct
 from protocol.contract import Why
 from protocol.errors import MalformedMessage, MessageTooLarge, ProtocolError, UnexpectedMessage
 from protocol.postgres import pipeline as due
-from protocol.postgres.line import CLIENT, SERVER, Line
+from protocol.postgres.line import CLIENT, SERVER, TURN, Line
 from protocol.postgres.requests import HOLD, PASS, REFUSE, STOP, Requests
 from protocol.postgres.scan import COPY_DATA, scan_rows
 from protocol.postgres.whole import join_whole
 from protocol.postgres.wire import FLUSH, TERMINATE
 
 _header = Struct(">BI").unpack_from
+
+_SLICE_BYTES = 16_384
+"""Of held bytes, walked in one loop turn: some 500 statements of the smallest kind."""
 
 _UNSYNCED = (due.PARSE, due.BIND, due.DESCRIBE, due.EXECUTE, due.CLOSE, due.REFUSED_STEP)
 
@@ -86,17 +89,22 @@ class ClientWalk:
         line.waiting &= ~reason
         if line.waiting or line.is_closed:
             return
-        if self._is_paused:
+        if self._held:
+            # A slice at a time, but enough to complete a message that was begun.
+            size = max(_SLICE_BYTES, self._need - len(self._tail))
+            share = bytes(self._tail + self._held[:size])
+            del self._held[:size]
+            self._tail = bytearray()
+            self._walk(share)
+            if self._held and not line.waiting and not line.is_closed:
+                line.waiting |= TURN
+                self._host.call_soon(self._next_slice)
+        if self._is_paused and not self._held:
             self._is_paused = False
             self._host.pause(on=False)
-        if not self._held:
-            return
-        held = bytes(self._held)
-        self._held = bytearray()
-        if self._tail:
-            held = bytes(self._tail) + held
-            self._tail = bytearray()
-        self._walk(held)
+
+    def _next_slice(self) -> None:
+        self.release(TURN)
 
     def _walk(self, data: bytes) -> None:
         self.is_walking = True

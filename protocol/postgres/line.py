@@ -24,6 +24,8 @@ NAMES = 4
 """The next message names something whose meaning depends on the fate of an earlier group."""
 ASKING = 8
 HOST = 16
+TURN = 32
+"""More of what was held follows in the next loop turn: others must have theirs."""
 
 
 class Line:

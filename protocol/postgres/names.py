@@ -25,7 +25,7 @@ V = TypeVar("V")
 class Prepared:
     """A prepared statement as the server knows it. types are filled from Parse, later from ParameterDescription."""
 
-    __slots__ = ("may_copy", "may_forget", "name", "text", "types")
+    __slots__ = ("may_copy", "may_execute", "may_forget", "name", "text", "types")
 
     def __init__(self, name: bytes, text: bytes, types: tuple[int, ...]) -> None:
         self.name = name
@@ -34,6 +34,7 @@ class Prepared:
         lower = text.lower()
         self.may_copy = b"copy" in lower
         self.may_forget = may_forget_names(lower)
+        self.may_execute = b"execute" in lower  # SQL's EXECUTE runs what Parse prepared, COPY and DEALLOCATE too
 
 
 def may_forget_names(lower: bytes) -> bool:
@@ -48,7 +49,17 @@ class Portal:
     group: the sync group of its Bind, for a WHOLE entry.
     """
 
-    __slots__ = ("epoch", "group", "is_settled", "is_started", "may_copy", "may_forget", "name", "statement")
+    __slots__ = (
+        "epoch",
+        "group",
+        "is_settled",
+        "is_started",
+        "may_copy",
+        "may_execute",
+        "may_forget",
+        "name",
+        "statement",
+    )
 
     def __init__(self, name: bytes, statement: Statement, epoch: int, prepared: Prepared | None) -> None:
         self.name = name
@@ -58,6 +69,7 @@ class Portal:
         self.may_copy = prepared is None or prepared.may_copy
         # What SQL prepared cannot forget names: PREPARE takes queries only. Names outside ASCII may be anything.
         self.may_forget = not statement.name.isascii() if prepared is None else prepared.may_forget
+        self.may_execute = prepared is not None and prepared.may_execute
         self.is_started = False
         self.is_settled = False
 

@@ -79,6 +79,8 @@ class Requests:
                 statement = Statement(statement_id, Act.EXECUTE, None, name, values, formats)
             else:
                 statement = Statement(statement_id, Act.EXECUTE, prepared.text, name, values, formats, prepared.types)
+            if portal_name:
+                statement.portal = portal_name
             verdict = self._host.judge(statement)
         else:
             verdict = self._take_verdict()
@@ -148,8 +150,17 @@ class Requests:
         if portal is None or portal.may_copy:
             self._line.copies = 1
             self._line.waiting |= COPY
-        if portal is not None and portal.may_forget:
+        if portal is None:
+            return
+        if portal.may_forget:
             self._pipe.prepared.forget(portal.statement.text or b"")
+        if portal.may_execute:
+            copies, forgets = self._pipe.may_reach((portal.statement.text or b"").lower())
+            if copies:
+                self._line.copies = 1
+                self._line.waiting |= COPY
+            if forgets:
+                self._pipe.prepared.forget(b"")
 
     def sync(self, size: int) -> int:
         """Sync. size: what its length field says."""

@@ -38,7 +38,7 @@ def join_whole(line: Line, data: bytes, position: int) -> int:
     if not isinstance(portal, Portal):
         return position
     kind = 0
-    if not (portal.name or portal.may_copy or portal.may_forget):
+    if not (portal.name or portal.may_copy or portal.may_forget or portal.may_execute):
         if data.startswith(_DESCRIBE_EXECUTE_SYNC, position):
             kind, size = due.WHOLE_DESCRIBED, len(_DESCRIBE_EXECUTE_SYNC)
         elif data.startswith(_EXECUTE_SYNC, position):

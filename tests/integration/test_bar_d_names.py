@@ -369,3 +369,11 @@ def test_code_that_runs_while_planning_is_judged_before_it_is_planned(
         failures=len(effects),
         which=effects,
     )
+
+
+def test_a_portal_is_not_taken_for_an_older_cursor_of_that_name(strict_proxy: Proxy, vault: Database) -> None:
+    with logged_in(strict_proxy.address(database=vault.name)) as client:
+        for text in ("begin", "declare c cursor for select 1", "commit", "begin"):
+            client.query(text)
+        client.run(pg.parse("", "select body from notes"), pg.bind("c", ""), SYNC)
+        assert errors(client.query("fetch all from c")) == [BLOCKED]  # what the name stands for is not known

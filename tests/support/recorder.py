@@ -121,8 +121,26 @@ class Recorder:
         self.last_id = 0
         self.pauses: list[bool] = []
         self.faults: list[str] = []
+        self.later: list[Callable[[], None]] = []
+        self.has_turns = False  # True: what is for a later turn waits until run_turn
+        self._is_in_turn = False
+
+    def run_turn(self) -> None:
+        """The next loop turn."""
+        later, self.later = self.later, []
+        for function in later:
+            function()
 
     # ---- the contract
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        self.later.append(function)
+        if self.has_turns or self._is_in_turn:
+            return
+        self._is_in_turn = True
+        while self.later:
+            self.run_turn()
+        self._is_in_turn = False
 
     def send(self, side: Side, data: bytes) -> None:
         self.sends.append((side, bytes(data)))

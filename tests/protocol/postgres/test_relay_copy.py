@@ -289,3 +289,17 @@ def test_copy_both_flows_both_ways_and_ends_with_ready_for_query() -> None:
     assert pair.to_client().endswith(answer)
     assert pair.to_server() == pg.query("next")
     assert not pair.host.closed
+
+
+def test_sync_behind_a_bound_execute_of_a_prepared_copy_waits() -> None:
+    """As the same by a Query: Parse of `EXECUTE c` where Parse made c a COPY (seen on PostgreSQL 18)."""
+    pair = Pair().client(pg.parse("c", "copy t from stdin"), pg.sync()).server(pg.parse_complete(), pg.ready())
+    pair.client(pg.parse("", "EXECUTE c"), pg.bind(), pg.execute(), pg.sync()).to_server()
+    pair.server(pg.parse_complete(), pg.bind_complete(), pg.copy_in_response())
+    pair.client(pg.copy_data("1\n"), pg.copy_done())
+    pair.server(pg.command_complete("COPY 1"))
+    pair.client(pg.sync())
+    assert pg.kinds(pair.to_server()) == "dcS"
+    pair.server(pg.ready())
+    pair.client(pg.query("after")).server(pg.row_description(["a"]), pg.command_complete("SELECT 0"), pg.ready())
+    assert not pair.host.closed

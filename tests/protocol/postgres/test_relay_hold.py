@@ -353,3 +353,31 @@ def test_ask_is_declined_inside_an_open_group() -> None:
     pair.server(pg.parse_complete(), pg.bind_complete(), pg.command_complete("INSERT 0 1")).to_server()
     assert not pair.relay.ask(b"SHOW x")
     assert pair.to_server() == b""
+
+
+def test_what_was_held_is_not_walked_in_one_turn() -> None:
+    """One client's backlog must not stall the others: see promise P6."""
+    pair = Pair()
+    pair.client(pg.parse("s", "select 1"), pg.sync()).server(pg.parse_complete(), pg.ready())
+    pair.host.has_turns = True
+    pair.client(pg.query("select 'copy'"))
+    triple = pg.bind("", "s") + pg.execute() + pg.sync()
+    pair.client(triple * 20_000)
+    before = len(pair.host.judged())
+    pair.server(pg.command_complete("SELECT 1"), pg.ready())
+    assert 0 < len(pair.host.judged()) - before <= 1000
+    while pair.host.later:
+        judged = len(pair.host.judged())
+        pair.host.run_turn()
+        assert len(pair.host.judged()) - judged <= 1000
+    assert len(pair.host.judged()) - before == 20_000
+    assert not pair.host.faults
+
+
+def test_long_statement_among_held_bytes_is_completed() -> None:
+    pair = Pair()
+    pair.client(pg.query("select 'copy'"))
+    long = "select '" + "x" * 100_000 + "'"
+    pair.client(pg.query(long), pg.query("after"))
+    pair.server(pg.command_complete("SELECT 1"), pg.ready())
+    assert [each.text for each in pair.host.judged()][1:] == [long.encode(), b"after"]
