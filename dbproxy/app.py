@@ -130,6 +130,9 @@ class App:
                     processes=limits.processes,
                     deadline_s=limits.timeout_ms / 1000,
                     memory_bytes=limits.memory_mb << 20,
+                    # A session waits for one text at a time: so many can wait at most, and none is refused for its company.
+                    max_per_key=settings.limits.max_sessions_per_user + 1,
+                    max_queued=settings.limits.max_sessions * 2,
                 )
             )
             await pool.start()
