@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 from support import pg_bytes as pg
-from support.bar import BLOCKED
+from support.bar import BLOCKED, OPEN_POLICY
 from support.figures import record, scaled
 from support.proxy import Proxy
 from support.raw_client import Message, RawClient, errors, logged_in, outline, states
@@ -24,10 +24,11 @@ MISSING = "select * from no_such_table"
 COPY_SECRETS = "copy secrets from stdin"
 COPY_MISSING = "copy secrets fromm stdin"  # fails where Parse is, as a refusal does
 UNKNOWN_OID = 4_000_000_000
-# In a failed transaction 25P02 hides some codes, which ones depends on where the error is found. XX000 is the server's
-# own confusion (18.6: "StartTransactionCommand: unexpected state") when a Query with BEGIN stands in an open group.
-INCIDENTAL = ("25P02", "XX000")
 GENUINE = ("42P01", "42601", "42883", "26000", "34000")
+# In a failed transaction 25P02 hides some of them, which ones depends on where the server finds the error.
+# XX000 is the server's own confusion (18.6: "StartTransactionCommand: unexpected state") behind a Query with BEGIN in an
+# open group, raised before it looks at the message: the stand-in gets it too, and the client is told of the refusal.
+RANDOM_GENUINE = ("42P01", "42601", "25P02", "XX000")
 
 Frames = list[bytes]
 
@@ -195,10 +196,9 @@ def compare(
     database: Database,
     frames: tuple[Frames, Frames],
     rng: Random | None = None,
-    more: tuple[str, ...] = (),
+    codes: tuple[str, ...] = GENUINE,
 ) -> str:
-    """Returns what differs, or nothing. more: further codes that count as that of a bad statement."""
-    codes = (*GENUINE, *more)
+    """Returns what differs, or nothing. codes: those that a bad statement can have at the server."""
     with logged_in(database.server.address(database.name)) as direct:
         direct.run(SETUP)
         expected = shown(converse(direct, frames[0]), codes)
@@ -259,8 +259,13 @@ def random_frames(rng: Random, bad: str, copy_bad: str) -> Frames:
     return frames
 
 
-def test_random_conversations_end_like_the_servers_own(strict_proxy: Proxy, vault: Database) -> None:
-    """D3, D13: every reply in order and every transaction state, in conversations that nobody wrote."""
+def test_random_conversations_end_like_the_servers_own(make_proxy: Callable[..., Proxy], vault: Database) -> None:
+    """D3, D13: every reply in order and every transaction state, in conversations that nobody wrote.
+
+    Names that stand for nothing go on to the server here: a policy that blocks opaque code refuses them unseen, and then
+    even the count of replies may differ (a portal whose Bind failed while planning answers Execute with nothing).
+    """
+    proxy = make_proxy(policy=OPEN_POLICY, database=vault.name)
     count = scaled(60, 3000)
     different: list[int] = []
     texts = ""
@@ -271,7 +276,7 @@ def test_random_conversations_end_like_the_servers_own(strict_proxy: Proxy, vaul
             random_frames(Random(seed), SECRETS, COPY_SECRETS),
         )
         replies += sum(map(len, frames))
-        difference = compare(strict_proxy, vault, frames, Random(seed) if seed % 2 else None, INCIDENTAL)
+        difference = compare(proxy, vault, frames, Random(seed) if seed % 2 else None, RANDOM_GENUINE)
         if difference:
             different.append(seed)
             texts = texts or difference
