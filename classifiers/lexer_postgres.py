@@ -14,6 +14,7 @@ import codecs
 import re
 
 from classifiers.effects import LexingState
+from classifiers.limits import MAX_COMMENT_DEPTH
 from classifiers.tokens import NUMBER, OP, PARAM, PUNCT, QUOTED, STRING, WORD, Token, Unreadable
 
 NAME_BYTES = 63
@@ -226,6 +227,8 @@ def _comment_end(chars: str, at: int) -> int:
         depth += 1 if edge.group() == "/*" else -1
         if depth == 0:
             return edge.end()
+        if depth > MAX_COMMENT_DEPTH:
+            raise Unreadable("comments nest too deeply")
     raise Unreadable("a comment does not end")
 
 

@@ -19,6 +19,8 @@ MAX_PARENTHESES = 64
 MAX_SQUARE_BRACKETS = 4
 MAX_SUBSCRIPTS = 8
 """Subscripts in a row."""
+MAX_COMMENT_DEPTH = 64
+"""Comments in comments. With 100,000 levels PostgreSQL's own lexer takes a core for minutes and cannot be interrupted."""
 MAX_PREFIXES = 40
 """Prefix operators, NOT or CASE nested without a bracket between them."""
 
