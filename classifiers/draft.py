@@ -27,10 +27,6 @@ class Draft:
     def add_column(self, kind: Kind, name: str, mode: str, column: str) -> None:
         self.acts.setdefault((kind, name, mode), ({}, set()))[0][column] = None
 
-    def drop_kind(self, kind: Kind) -> None:
-        for key in [key for key in self.acts if key[0] is kind]:
-            del self.acts[key]
-
     def merge(self, other: Draft) -> None:
         """Take over everything of another draft."""
         for (kind, name, mode), (columns, flags) in other.acts.items():

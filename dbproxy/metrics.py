@@ -158,12 +158,6 @@ class Counters:
             key = (known, action if action in ACTIONS else "refuse")
             self.statements[key] = self.statements.get(key, 0) + 1
 
-    def count_result(self, rows: int, received_bytes: int, sent_bytes: int) -> None:
-        """What a statement moved."""
-        self.rows += rows
-        self.received_bytes += received_bytes
-        self.sent_bytes += sent_bytes
-
     def count_login(self, result: str) -> None:
         """One login that ended. result: of LOGINS."""
         result = result if result in LOGINS else "error"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from classifiers.composition import compose, remember
 from classifiers.effects import LexingState, Report
 from dbproxy.audit.ledger import AuditDown
-from dbproxy.audit.record import array_member, encode_text, members, parameter_digest, text_member
+from dbproxy.audit.record import array_member, encode_text, members, parameter_digest, parameter_value, text_member
 from dbproxy.audit.types import EventType
 from dbproxy.classifier.queue import Request
 from dbproxy.dialect import Dialect
@@ -468,8 +468,7 @@ class Session:
                 elements.append(parameter_digest(name, raw, key))
             else:
                 _, text = self._dialect.decode_parameter(number, statement.formats[index], raw)
-                value = text_member(b"value", (text or "").encode("utf-8", "surrogateescape"))
-                elements.append(b'{"type":"%b","size":%d,%b}' % (name, len(raw), value))
+                elements.append(parameter_value(name, raw, (text or "").encode("utf-8", "surrogateescape")))
         return array_member(b"parameters", elements)
 
     def _type_name(self, number: int) -> bytes:

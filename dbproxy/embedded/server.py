@@ -141,10 +141,6 @@ class EmbeddedPostgres:
         if self._process is not None:
             self._process.send_signal(signal.SIGHUP)
 
-    def dsn(self, database: str = "postgres") -> str:
-        """A connection string for the superuser. Holds the password: never print it."""
-        return f"postgresql://{self.user}:{self.password}@{self.host}:{self.port}/{database}"
-
     def execute(self, *texts: str, database: str = "postgres") -> None:
         """Run each text as the superuser, each in one message of its own; may be called beside a running event loop."""
         self._in_thread(self._execute(texts, database))

@@ -43,7 +43,7 @@ def test_counts_appear_under_their_names(counters: Counters) -> None:
     counters.count_statement("SELECT", "allow")
     counters.count_statement("SELECT", "allow")
     counters.count_statement("DROP", "block")
-    counters.count_result(rows=5, received_bytes=700, sent_bytes=30)
+    counters.rows, counters.received_bytes, counters.sent_bytes = 5, 700, 30
     counters.count_login("success")
     counters.count_refused_connection("capacity")
     counters.sessions_open = 4
