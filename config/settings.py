@@ -251,6 +251,18 @@ class AuditSettings(Model):
     """Disk space kept for the outcomes of statements that are already running."""
 
 
+class StateSettings(Model):
+    """What must outlast a restart, besides the audit ledger, and the sockets of the command line."""
+
+    directory: Path = Path("state")
+    """Directory of state.db and of the admin socket; created with mode 0700. For one running proxy."""
+
+
+def _state_from_base(state: StateSettings, info: ValidationInfo) -> StateSettings:
+    """As RelativePath, for the default too."""
+    return state.model_copy(update={"directory": _from_base(state.directory, info)})
+
+
 class AdminSettings(Model):
     """Metrics and health over HTTP; without log-in, so keep it on a private address."""
 
@@ -340,6 +352,7 @@ class Settings(Model):
     users: UsersSettings
     policies: PolicySettings = PolicySettings()
     audit: AuditSettings
+    state: Annotated[StateSettings, AfterValidator(_state_from_base), Field(validate_default=True)] = StateSettings()
     admin: AdminSettings = AdminSettings()
     session: SessionSettings = SessionSettings()
     limits: Limits = Limits()
