@@ -5,6 +5,7 @@ The handshakes themselves are the transport's. Counterpart: config.settings.List
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 import stat
 from dataclasses import dataclass, field
@@ -38,6 +39,40 @@ _REASONS = {
 
 class TLSMaterialError(DbproxyError):
     """A certificate or key cannot be used; the text names the file."""
+
+
+class NameOnlyInCommonName(ssl.SSLCertVerificationError):
+    """The certificate's chain is good, but it has the host's name nowhere but in the subject's common name."""
+
+
+def _refuse_common_name(connection: ssl.SSLObject | ssl.SSLSocket) -> None:
+    """Raise NameOnlyInCommonName unless the name that OpenSSL found is one of the certificate's alternative names.
+
+    OpenSSL looks at the common name only if there is no alternative name of the wanted kind, and never for an address.
+    """
+    names = (connection.getpeercert() or {}).get("subjectAltName", ())
+    if any(entry[0] == "DNS" for entry in names):
+        return
+    try:
+        ipaddress.ip_address(connection.server_hostname or "")
+    except ValueError:
+        raise NameOnlyInCommonName("the host's name stands only in the certificate's common name") from None
+
+
+class _VerifyFullObject(ssl.SSLObject):
+    """What wrap_bio makes under verify-full: the handshake ends here, and with it the last of the verification."""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        _refuse_common_name(self)
+
+
+class _VerifyFullSocket(ssl.SSLSocket):
+    """The same for wrap_socket."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - the inherited signature
+        super().do_handshake(block)
+        _refuse_common_name(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +128,11 @@ def target_context(settings: TargetTLS) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.hostname_checks_common_name = False
     context.check_hostname = mode is TargetTLSMode.VERIFY_FULL
+    # A name that stands only in the common name is refused by the two classes: OpenSSL has one code for that and for a wrong host.
+    context.hostname_checks_common_name = True
+    context.sslobject_class = _VerifyFullObject if context.check_hostname else ssl.SSLObject
+    context.sslsocket_class = _VerifyFullSocket if context.check_hostname else ssl.SSLSocket
     context.set_alpn_protocols(list(ALPN))
     if settings.ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
@@ -153,6 +191,8 @@ def verification_reason(error: ssl.SSLError) -> str:
     """A word that says why a server's certificate was not accepted, for events; "tls_failed" for any other TLS error."""
     if not isinstance(error, ssl.SSLCertVerificationError):
         return "tls_failed"
+    if isinstance(error, NameOnlyInCommonName):
+        return "certificate_name_only_in_cn"
     return _REASONS.get(error.verify_code, "certificate_rejected")
 
 

@@ -197,10 +197,16 @@ def bad_certificates(folder: Path, name: str) -> tuple[Path, Path, Path]:
     return paths
 
 
-REASONS: dict[str, str] = {}
+REASONS = {
+    "wrong host": "certificate_wrong_host",
+    "expired": "certificate_expired",
+    "self-signed": "certificate_self_signed",
+    "wrong authority": "certificate_unknown_authority",
+    "name only in CN": "certificate_name_only_in_cn",
+}
 
 
-@pytest.mark.parametrize("name", ["good", "wrong host", "expired", "self-signed", "wrong authority", "name only in CN"])
+@pytest.mark.parametrize("name", ["good", *REASONS])
 def test_server_whose_certificate_is_wrong_is_not_logged_in_to(
     postgres: PostgresServer, tmp_path: Path, name: str
 ) -> None:
@@ -224,16 +230,13 @@ def test_server_whose_certificate_is_wrong_is_not_logged_in_to(
             pass
         event = proxy.wait_for_record(lambda each: each["type"] == "login.failure")
         reached = len(fake.sessions)
-    REASONS[name] = f"{event.get('reason')} {event['detail']}"
     record(
         f"C4.{name.replace(' ', '_')}",
-        "start-up packets sent to an unproven server",
+        "start-up packets sent to an unproven server, or the event names another reason",
         count=1,
-        failures=reached,
-        reason=REASONS[name],
+        failures=reached + (event.get("reason") != REASONS[name]),
+        reason=event.get("reason"),
     )
-    distinct = {"wrong host", "name only in CN"} <= set(REASONS)
-    assert len(set(REASONS.values())) >= len(REASONS) - int(distinct), REASONS
 
 
 def test_channel_binding_works_through_the_proxy_and_is_never_dropped_silently(

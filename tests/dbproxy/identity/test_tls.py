@@ -141,9 +141,21 @@ def test_both_ends_agree_on_the_end_point(tmp_path: Path, ca: Path) -> None:
         ({"hosts": ("127.0.0.2",)}, "127.0.0.1", "certificate_wrong_host"),
         ({"hosts": ("db.example",), "days": (-20, -10)}, "db.example", "certificate_expired"),
         ({"hosts": ("db.example",), "days": (10, 20)}, "db.example", "certificate_not_yet_valid"),
-        ({}, "db.example", "certificate_wrong_host"),
+        ({}, "db.example", "certificate_name_only_in_cn"),
+        ({"hosts": ("127.0.0.1",)}, "db.example", "certificate_name_only_in_cn"),
+        ({"hosts": ("127.0.0.1",)}, "other.example", "certificate_wrong_host"),
+        ({}, "127.0.0.1", "certificate_wrong_host"),
     ],
-    ids=["other host", "other address", "expired", "future", "name only in CN"],
+    ids=[
+        "other host",
+        "other address",
+        "expired",
+        "future",
+        "name only in CN",
+        "name in CN beside an address",
+        "other name beside an address",
+        "an address is never looked for in CN",
+    ],
 )
 def test_verify_full_refuses_with_a_reason(
     tmp_path: Path, ca: Path, more: dict[str, object], host: str, reason: str
