@@ -10,9 +10,9 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from config.settings import Target, Timeouts
 from dbproxy.identity.access import server_access
@@ -39,8 +39,12 @@ from protocol.login import (
     TLSInfo,
 )
 
+T = TypeVar("T")
 Steps = Generator[Any, Any, None]
 EARLY_BYTES = "bytes_before_tls"
+SERVER_SILENT = "server_silent"
+_TELLING_S = 0.5
+"""So long before the login's deadline a silent server is given up, for then there is time to tell the client."""
 
 
 @dataclass(slots=True)
@@ -96,12 +100,17 @@ class LoginDriver:
         self._timeouts = timeouts
         self._certificate = certificate
         self._context = context
+        self._server_deadline: float | None = None
 
-    async def run(self, steps: Steps) -> Ready | None:
+    async def run(self, steps: Steps, deadline: float | None) -> Ready | None:
         """Do all steps. Returns Ready, or None after a cancel request.
 
+        deadline: when the caller ends the login, in the loop's time; None: never.
         Raises LoginRefused or ProtocolError when the client has been told, ConnectionError when it left, TimeoutError.
         """
+        if deadline is not None:
+            left = deadline - asyncio.get_running_loop().time()
+            self._server_deadline = deadline - min(_TELLING_S, left / 4)
         answer: Any = None
         fault: Exception | None = None
         while True:
@@ -125,8 +134,10 @@ class LoginDriver:
 
     async def _do(self, step: object) -> object:
         match step:
-            case ReadExactly(side, size):
-                return await self._wire(side).read_exactly(size)
+            case ReadExactly(Side.CLIENT, size):
+                return await self.client.read_exactly(size)
+            case ReadExactly(Side.SERVER, size):
+                return await self._in_time(self._wire(Side.SERVER).read_exactly(size))
             case Send(side, data):
                 await self._wire(side).send(data)
                 return None
@@ -135,7 +146,7 @@ class LoginDriver:
             case StartTLS(Side.CLIENT):
                 return await self._secure_client(step)
             case StartTLS(Side.SERVER):
-                return await self._secure_server()
+                return await self._in_time(self._secure_server())
             case Identify(startup, tls):
                 self.progress.startup = startup
                 return self._attempt.identify(startup, tls)
@@ -145,7 +156,7 @@ class LoginDriver:
                 await self._gate.admit(self.progress)
                 return authorization
             case OpenServer(authorization):
-                return await self._open_server(authorization)
+                return await self._in_time(self._open_server(authorization))
             case ServerReady():
                 self.progress.server_pid = step.process_id
                 self.progress.server_secret = step.server_secret
@@ -158,6 +169,17 @@ class LoginDriver:
                 await self._gate.cancel(step)
                 return None
         raise TypeError(f"unknown login step {type(step).__name__}")
+
+    async def _in_time(self, waiting: Coroutine[Any, Any, T]) -> T:
+        """Wait for the server. Raises LoginRefused while the client can still be told."""
+        try:
+            async with asyncio.timeout_at(self._server_deadline) as limit:
+                return await waiting
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            refusal = Refusal(Why.SERVER_LOST, f'the database "{self._target.name}" did not answer in time')
+            raise LoginRefused(refusal, "no answer within the time for a login", SERVER_SILENT) from error
 
     def _wire(self, side: Side) -> Wire:
         if side is Side.CLIENT:

@@ -148,13 +148,13 @@ class Server:
         is_taken_over = False
         self.counters.connections_open += 1
         try:
-            async with asyncio.timeout(self.settings.timeouts.login_s):
+            async with asyncio.timeout(self.settings.timeouts.login_s) as limit:
                 if _is_within(host, entrance.listener.proxy_protocol_from):
                     host = await _read_proxy_header(wire, host)
                 self._hosts[host] += 1
                 try:
                     if self._has_room(entrance, wire, host):
-                        is_taken_over = await Login(self, entrance, wire, host).run()
+                        is_taken_over = await Login(self, entrance, wire, host).run(limit.when())
                 finally:
                     if not is_taken_over:
                         self._forget_host(host)
@@ -379,8 +379,8 @@ class Login:
             entrance.context,
         )
 
-    async def run(self) -> bool:
-        """Returns whether a session has taken the connection over."""
+    async def run(self, deadline: float | None) -> bool:
+        """Returns whether a session has taken the connection over. deadline: see LoginDriver.run."""
         progress = self._driver.progress
         made: list[Session] = []
 
@@ -391,7 +391,7 @@ class Login:
         is_session = False
         try:
             ready = await self._driver.run(
-                self._entrance.engine.login(self._entrance.listener, self._entrance.target, make_relay)
+                self._entrance.engine.login(self._entrance.listener, self._entrance.target, make_relay), deadline
             )
             if ready is None or self._driver.server is None:
                 return False

@@ -10,6 +10,7 @@ import datetime as dt
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -218,6 +219,33 @@ def test_server_that_cheats_at_scram_gets_no_session(postgres: PostgresServer, t
     record(
         f"B5.{fault.name.lower()}", "sessions or proofs a cheating server got", count=1, failures=failures, cpu_s=spent
     )
+
+
+@pytest.mark.parametrize("fault", [Fault.TLS_SILENCE, Fault.SILENT_AT_STARTUP, Fault.SILENT_AT_PROOF])
+def test_client_of_a_silent_server_is_told_before_its_deadline(
+    postgres: PostgresServer, tmp_path: Path, fault: Fault
+) -> None:
+    """I3, at login: whatever the server leaves unanswered, the client hears why, and the event names it."""
+
+    def change(settings: dict[str, Any]) -> None:
+        settings["timeouts"] = {"connect_s": 30, "login_s": 2}
+        if fault is Fault.TLS_SILENCE:
+            settings["targets"][0]["tls"] = {"mode": "require"}
+
+    with (
+        fake_server(postgres, auth=Auth.SCRAM, fault=fault) as (_, server),
+        running_proxy(tmp_path / "proxy", server, change=change) as proxy,
+    ):
+        started = time.monotonic()
+        with (
+            pytest.raises(AssertionError, match=r"FATAL.*08006.*did not answer in time"),
+            contextlib.closing(RawClient.open(proxy.host, proxy.port, 10)) as client,
+        ):
+            client.login(proxy.address())
+        taken = time.monotonic() - started
+        event = proxy.wait_for_record(lambda each: each["type"] == "login.failure")
+    assert taken < 2 + 1
+    assert (event["why"], event["reason"]) == ("server_lost", "server_silent")
 
 
 def test_failed_logins_of_one_person_do_not_lock_out_another(make_proxy: Callable[..., Proxy], vault: Database) -> None:

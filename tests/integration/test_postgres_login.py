@@ -136,7 +136,8 @@ class Proxy:
             self._context,
         )
         try:
-            ready = await driver.run(login(self._options, lambda parameters: parameters))  # type: ignore[arg-type,return-value] # no relay here
+            steps = login(self._options, lambda parameters: parameters)  # type: ignore[arg-type,return-value] # no relay here
+            ready = await driver.run(steps, None)
             self.ends.append(None)
             if ready is not None and driver.server is not None:
                 await _pipe(await client.into_link(), await driver.server.into_link())

@@ -51,6 +51,8 @@ class Fault(Enum):
     TLS_SILENCE = "nothing at all to SSLRequest"
     ROW_BEFORE_LOGIN = "a DataRow before authentication"
     CLOSES_AT_STARTUP = "closes the connection at start-up"
+    SILENT_AT_STARTUP = "nothing at all to the start-up packet"
+    SILENT_AT_PROOF = "nothing at all to the last SCRAM message"
 
 
 @dataclass
@@ -171,7 +173,9 @@ class FakePostgres:
                 words = packet[4:].split(b"\0")
                 names, values = words[0::2], words[1::2]
                 session.startup = {n.decode(): v.decode() for n, v in zip(names, values, strict=False) if n}
-                return self.fault is not Fault.CLOSES_AT_STARTUP
+                if self.fault is Fault.SILENT_AT_STARTUP:
+                    await session.reader.read()
+                return self.fault not in (Fault.CLOSES_AT_STARTUP, Fault.SILENT_AT_STARTUP)
 
     async def _tls(self, session: Session) -> bool:
         if self.fault is Fault.TLS_SILENCE:
@@ -230,6 +234,9 @@ class FakePostgres:
         kind, body = await session.message()
         assert kind == "p", f"{kind} instead of SASLResponse"
         session.secrets.append(body)
+        if self.fault is Fault.SILENT_AT_PROOF:
+            await session.reader.read()
+            return False
         try:
             server.set_client_final(body.decode())
         except ScramException:
