@@ -50,7 +50,7 @@ import orjson
 from dbproxy.audit.chain import MAX_BODY_BYTES, Chain, Item, Key, format_time
 from dbproxy.audit.recovery import ChainEnd, Torn, recover_chain
 from dbproxy.audit.reserve import Reserve
-from dbproxy.audit.segment import create_file, free_side_path, segment_name, sync_directory, write_all
+from dbproxy.audit.segment import create_file, free_side_path, raw_name, segment_name, sync_directory, write_all
 from dbproxy.audit.types import EventType
 from dbproxy.errors import DbproxyError, StartError
 
@@ -436,7 +436,7 @@ class Ledger:
         predecessor: dict[str, object] | None = None
         if self._path is not None:
             predecessor = {
-                "file": self._path.name,
+                "file": raw_name(self._path.name),
                 "seq": self._chain.seq,
                 "hash": self._chain.hash.decode(),
                 "size": self._size,

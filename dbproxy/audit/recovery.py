@@ -14,7 +14,17 @@ from pathlib import Path
 import orjson
 
 from dbproxy.audit.chain import MAX_LINE_BYTES, NO_HASH, Key, check_line
-from dbproxy.audit.segment import create_file, find_segments, free_side_path, sync_directory
+from dbproxy.audit.segment import (
+    COMPRESSED,
+    SegmentDamaged,
+    create_file,
+    find_segments,
+    free_side_path,
+    open_segment,
+    raw_name,
+    segment_size,
+    sync_directory,
+)
 from dbproxy.audit.types import EventType
 from dbproxy.errors import StartError
 
@@ -73,11 +83,18 @@ def recover_chain(directory: Path, slot: int) -> ChainEnd:
     segments = find_segments(directory).get(slot, [])
     while segments:
         first_seq, path = segments.pop()
-        end, tail = _read_segment(path, first_seq)
+        try:
+            end, tail = _read_segment(path, first_seq)
+        except SegmentDamaged as error:
+            raise LedgerDamaged(path, first_seq, str(error)) from error
+        if end is None and path.name.endswith(COMPRESSED):
+            raise LedgerDamaged(path, first_seq, "a compressed segment has no whole record")
         if end is None:  # the crash came before its first record was whole: no accepted record is in it
             torn.append(_set_aside(path, tail))
             continue
-        if tail < path.stat().st_size:
+        if tail < segment_size(path):
+            if path.name.endswith(COMPRESSED):
+                raise LedgerDamaged(path, end.seq + 1, "a compressed segment does not end with a record")
             torn.append(_cut_tail(path, tail))
         return ChainEnd(
             end.seq, end.hash, path, tail, end.open_intents, end.last_type, end.was_rotated, tuple(torn[::-1])
@@ -93,7 +110,7 @@ def _read_segment(path: Path, first_seq: int) -> tuple[ChainEnd | None, int]:
     last = b""
     was_rotated = False
     open_intents: set[Key] = set()
-    with path.open("rb") as file:
+    with open_segment(path) as file:
         while line := file.readline(MAX_LINE_BYTES + 1):
             checked = check_line(line)
             if isinstance(checked, str):
@@ -107,7 +124,7 @@ def _read_segment(path: Path, first_seq: int) -> tuple[ChainEnd | None, int]:
             seq, _, _, last, prev = checked
             good += len(line)
             try:
-                was_rotated = _follow(last, line, path.name, open_intents, is_first=seq == first_seq)
+                was_rotated = _follow(last, line, raw_name(path.name), open_intents, is_first=seq == first_seq)
             except (ValueError, KeyError, TypeError) as error:
                 raise LedgerDamaged(path, seq, "its fields are not those of its type") from error
     if seq < first_seq:

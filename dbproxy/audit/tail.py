@@ -9,12 +9,13 @@ import re
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 
 from dbproxy.audit.chain import MAX_LINE_BYTES
 from dbproxy.audit.record import UNSAFE_CHARACTERS
-from dbproxy.audit.segment import find_segments
+from dbproxy.audit.segment import SegmentDamaged, find_segments, open_segment, parse_segment_name
 
 Fields = dict[str, object]
 
@@ -94,7 +95,7 @@ class Tail:
         found: deque[Record] = deque()
         for slot, segments in find_segments(self._directory).items():
             path, offset = self._places.get(slot, (segments[0][1], 0))
-            newer = [other for _, other in segments if other.name > path.name]
+            newer = [other for _, other in segments if _number(other) > _number(path)]
             offset = self._read(path, offset, found)
             for path in newer:  # listed before the read above: the older segment has ended
                 offset = self._read(path, 0, found)
@@ -104,19 +105,43 @@ class Tail:
     def _read(self, path: Path, offset: int, into: deque[Record]) -> int:
         """Read whole lines from offset on; returns the offset after the last of them."""
         try:
-            file = path.open("rb", buffering=1 << 20)
+            file = open_segment(path)
         except FileNotFoundError:
             return offset
+        except SegmentDamaged as error:
+            into.append(_damaged(str(error)))
+            return offset
         with file:
-            file.seek(offset)
-            while line := file.readline(MAX_LINE_BYTES):
-                if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES:
-                    break  # being written, or torn
-                offset += len(line)
-                record = _parse(line)
-                if self._wanted.matches(record):
-                    into.append(record)
+            try:
+                return self._read_lines(file, offset, into)
+            except SegmentDamaged as error:
+                into.append(_damaged(str(error)))
+                return offset
+
+    def _read_lines(self, file: BinaryIO, offset: int, into: deque[Record]) -> int:
+        left = offset
+        while left:  # a compressed segment can only be read up to there
+            skipped = file.seek(offset) if file.seekable() else len(file.read(min(left, 1 << 20)))
+            left -= skipped
+            if not skipped:
+                break
+        while line := file.readline(MAX_LINE_BYTES):
+            if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES:
+                break  # being written, or torn
+            offset += len(line)
+            record = _parse(line)
+            if self._wanted.matches(record):
+                into.append(record)
         return offset
+
+
+def _number(path: Path) -> int:
+    parsed = parse_segment_name(path.name)
+    return parsed[1] if parsed else 0
+
+
+def _damaged(what: str) -> Record:
+    return Record(b"", {"type": DAMAGED, "reason": what})
 
 
 def _parse(line: bytes) -> Record:
