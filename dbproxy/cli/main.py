@@ -24,6 +24,7 @@ COMMANDS = (
     "policy",
     "classify",
     "audit",
+    "state",
     "healthcheck",
     "schema",
     "version",

@@ -14,6 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from config.errors import Problem
+from config.load import load_document
+from config.settings import StateSettings
+from dbproxy.errors import DbproxyError
 
 SETTINGS_NAME = "dbproxy.yaml"
 SETTINGS_VARIABLE = "DBPROXY_SETTINGS"
@@ -33,6 +36,19 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON, for progra
 def settings_path(given: Path | None) -> Path:
     """The settings file to use."""
     return given or Path(os.environ.get(SETTINGS_VARIABLE) or SETTINGS_NAME)
+
+
+def state_directory(path: Path) -> Path:
+    """The state directory that a settings file names, whatever else in it is wrong: the running proxy may have read an older one.
+
+    Raises ConfigError if the file cannot be read, DbproxyError if this key is wrong.
+    """
+    value = load_document(path).root.plain()
+    state = value.get("state") if isinstance(value, dict) else None
+    directory = state.get("directory") if isinstance(state, dict) else None
+    if (state is not None and not isinstance(state, dict)) or not isinstance(directory, str | None):
+        raise DbproxyError(f"{path}: state.directory: must be a path")
+    return path.resolve().parent / (Path(directory).expanduser() if directory else StateSettings().directory)
 
 
 def write_json(value: object) -> None:

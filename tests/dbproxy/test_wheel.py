@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGES = ("dbproxy", "protocol", "classifiers", "config")
-SUFFIXES = {".py", ".yaml", ".json", ".typed"}
+SUFFIXES = {".py", ".yaml", ".json", ".typed", ".sql"}
 
 
 @pytest.fixture(scope="module")

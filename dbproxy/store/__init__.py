@@ -1,0 +1,1 @@
+"""What must outlast a restart, besides the audit ledger. Owned by the control process."""
