@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from support import pg_bytes as pg
-from support.bar import cpu_s, fake_server, memory_kib, statements_of_clients
+from support.bar import POLICY, cpu_s, fake_server, memory_kib, statements_of_clients
 from support.fake_postgres import Session
 from support.figures import record, scaled
 from support.proxy import Proxy, running_proxy
@@ -289,42 +290,41 @@ def test_row_with_a_negative_field_length_ends_the_session(postgres: PostgresSer
     )
 
 
-ALLOWED = {
-    "idle": "QPBDECSHFXdcf",
-    "in a group": "QPBDECSHFXdcf",
-    "skipping until Sync": "QPBDECSHFXdcf",
-    "COPY IN": "dcfSHX",
-    "open transaction": "QPBDECSHFXdcf",
-    "failed transaction": "QPBDECSHFXdcf",
-}
+ANY_TIME = "QPBDECSHFXdcf"
+ALLOWED_IN_COPY = "dcfSHX"
+NO_WAIT = ""
 INTO_STATE: dict[str, tuple[bytes, str]] = {
-    "idle": (b"", ""),
+    "idle": (b"", NO_WAIT),
+    "busy": (pg.query("select pg_sleep(0.01)"), NO_WAIT),
     "in a group": (pg.parse("", "select 1") + pg.flush(), "1"),
     "skipping until Sync": (pg.parse("", "selct 1") + pg.flush(), "E"),
+    "skipping after a refusal": (pg.parse("", "select * from secrets") + pg.flush(), "E"),
+    "suspended portal": (pg.parse("", "select id from notes") + pg.bind() + pg.execute("", 1) + pg.flush(), "s"),
     "COPY IN": (pg.query("copy notes from stdin"), "G"),
     "open transaction": (pg.query("begin"), "Z"),
     "failed transaction": (pg.query("begin; select * from no_such_table"), "Z"),
 }
+"""What to send to be in that state, and the kind of message that says it is reached."""
 
 
 def test_every_type_byte_outside_the_list_of_its_state_ends_the_session(
     make_proxy: Callable[..., Proxy], vault: Database
 ) -> None:
-    """A7: in every state; nothing that stands behind it is run. During start-up and login: B2, A1."""
-    proxy = make_proxy(database=vault.name, change=quick)
+    """A7: in every state after login; nothing that stands behind it is run. While the password is asked for: B2."""
+    proxy = make_proxy(policy=POLICY, database=vault.name, change=quick)
     mark = vault.server.log.mark()
     survivors = []
     cases = [
         (state, chr(kind))
         for state in INTO_STATE
-        for kind in range(0, 256, scaled(3, 1))
-        if chr(kind) not in ALLOWED[state]
+        for kind in range(256)
+        if chr(kind) not in (ALLOWED_IN_COPY if state == "COPY IN" else ANY_TIME)
     ]
     for state, kind in cases:
         frames, answer = INTO_STATE[state]
         with logged_in(proxy.address()) as client:
-            if frames:
-                client.send(frames)
+            client.send(frames)
+            if answer != NO_WAIT:
                 client.until_kind(answer)
             client.send(
                 pg.frame(kind.encode("latin-1"), b"drop table notes\0"), pg.sync(), pg.query("delete from notes")
@@ -341,6 +341,41 @@ def test_every_type_byte_outside_the_list_of_its_state_ends_the_session(
         "A7",
         "messages not allowed in their state that did not end the session",
         count=len(cases),
+        failures=len(survivors),
+        which=survivors[:20],
+    )
+
+
+@pytest.mark.parametrize("is_secured", [False, True], ids=["in clear", "inside TLS"])
+def test_every_type_byte_in_place_of_a_startup_packet_is_closed_unanswered(
+    make_proxy: Callable[..., Proxy], vault: Database, is_secured: bool
+) -> None:
+    """A7: a typed message where there are none yet. Read as a length it is always too small or too large."""
+    proxy = make_proxy(database=vault.name, change=quick)
+    context = ssl.create_default_context(cafile=str(proxy.ca))
+    mark = vault.server.log.mark()
+    survivors = []
+    kinds = range(256)
+    for kind in kinds:
+        with contextlib.closing(RawClient.open(proxy.host, proxy.port, CLOSED_AFTER_S)) as client:
+            if is_secured:
+                client.secure(context)
+            client.send(pg.frame(bytes([kind]), b"delete from notes\0"), pg.query("delete from notes"))
+            try:
+                answer = b"".join(iter(lambda: client.stream.recv(100), b""))
+            except ConnectionError:
+                answer = b""  # closed with bytes of ours unread
+            except TimeoutError:
+                answer = b"hang"
+            # A first byte of 0x16 is a TLS handshake: what comes back is TLS's alert.
+            if answer and not (kind == 0x16 and answer[:1] == b"\x15"):
+                survivors.append((kind, answer))
+    opened = [each for each in vault.server.log.records(mark) if "connection authorized: user=app" in each.text]
+    assert not opened
+    record(
+        f"A7.startup{'_in_tls' if is_secured else ''}",
+        "typed messages before the start-up packet that were answered",
+        count=len(kinds),
         failures=len(survivors),
         which=survivors[:20],
     )
