@@ -7,14 +7,10 @@ had its own name point here cannot read the answers.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import socket
-from collections.abc import Iterator
 from typing import Protocol
 
 import orjson
-import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -23,11 +19,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dbproxy.errors import StartError
+from dbproxy.http_server import HttpServer
 from dbproxy.metrics import Exporter, LagHistogram
-from dbproxy.tasks import Tasks
 
-_STOP_TIMEOUT_S = 5
-_MAX_CONNECTIONS = 64
 _HEADERS = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -87,9 +81,7 @@ class Control:
         self._lag = lag
         self._state = state
         self._allowed_hosts = allowed_hosts
-        self._tasks = Tasks()
-        self._server: _Server | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._server: HttpServer | None = None
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen, and answer from now on. port 0 lets the system choose. Returns the address in use.
@@ -104,36 +96,14 @@ class Control:
             Route("/readyz", self._readyz, methods=["GET"]),
         ]
         app = _Guard(Starlette(routes=routes), self._allowed_hosts)
-        settings = uvicorn.Config(
-            app,
-            access_log=False,
-            date_header=False,
-            lifespan="off",
-            limit_concurrency=_MAX_CONNECTIONS,
-            log_config=None,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=_STOP_TIMEOUT_S,
-            timeout_keep_alive=15,
-            http="h11",
-            ws="none",
-        )
-        server = self._server = _Server(settings)
-        self._serving = self._tasks.spawn(server.serve(sockets=[listener]), name="control listener")
-        ready = asyncio.ensure_future(server.is_up.wait())
-        await asyncio.wait((ready, self._serving), return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        if not server.started:
-            listener.close()
-            raise StartError("the metrics and health listener did not start")
+        self._server = HttpServer(app, "metrics and health")
+        await self._server.start(listener)
         return address
 
     async def stop(self) -> None:
         """Stop listening, let answers that are under way end. Safe to call twice."""
-        if self._server is not None and self._serving is not None:
-            self._server.should_exit = True
-            await asyncio.wait((self._serving,), timeout=_STOP_TIMEOUT_S + 1)
-        await self._tasks.cancel_all(timeout_s=1)
+        if self._server is not None:
+            await self._server.stop()
 
     async def _metrics(self, request: Request) -> Response:
         body, content_type = self._exporter.exposition(request.headers.get("accept", ""))
@@ -146,23 +116,6 @@ class Control:
     async def _readyz(self, _request: Request) -> Response:
         reasons = problems(self._state)
         return _json({"status": "not ready" if reasons else "ready", "reasons": reasons}, 503 if reasons else 200)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn as a guest: signals stay the proxy's, and start-up can be waited for."""
-
-    def __init__(self, settings: uvicorn.Config) -> None:
-        super().__init__(settings)
-        self.is_up = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signal handlers alone."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.is_up.set()
 
 
 class _Guard:

@@ -1,0 +1,81 @@
+"""An HTTP listener inside the proxy's own event loop: uvicorn as a guest, which leaves signals and logging alone.
+
+What it answers is the application's affair: control.py (metrics, health) and admin.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from dbproxy.errors import StartError
+from dbproxy.tasks import Tasks
+
+_STOP_TIMEOUT_S = 5
+_MAX_CONNECTIONS = 64
+_KEEP_ALIVE_S = 15
+
+
+class HttpServer:
+    """One listener. name: for messages and the log. connection: the class that reads requests."""
+
+    def __init__(self, app: ASGIApp, name: str, connection: type[H11Protocol] = H11Protocol) -> None:
+        self._name = name
+        self._tasks = Tasks()
+        self._serving: asyncio.Task[None] | None = None
+        self._guest = _Guest(
+            uvicorn.Config(
+                app,
+                access_log=False,
+                date_header=False,
+                lifespan="off",
+                limit_concurrency=_MAX_CONNECTIONS,
+                log_config=None,
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=_STOP_TIMEOUT_S,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                http=connection,
+                ws="none",
+            )
+        )
+
+    async def start(self, listening: socket.socket) -> None:
+        """Answer on a listening socket from now on; it is closed when the server stops. Raises StartError."""
+        self._serving = self._tasks.spawn(self._guest.serve(sockets=[listening]), name=f"{self._name} listener")
+        ready = asyncio.ensure_future(self._guest.is_up.wait())
+        await asyncio.wait((ready, self._serving), return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if not self._guest.started:
+            listening.close()
+            raise StartError(f"the {self._name} listener did not start")
+
+    async def stop(self) -> None:
+        """Stop listening, let answers that are under way end. Safe to call twice."""
+        if self._serving is not None:
+            self._guest.should_exit = True
+            await asyncio.wait((self._serving,), timeout=_STOP_TIMEOUT_S + 1)
+        await self._tasks.cancel_all(timeout_s=1)
+
+
+class _Guest(uvicorn.Server):
+    """uvicorn as a guest: signals stay the proxy's, and start-up can be waited for."""
+
+    def __init__(self, settings: uvicorn.Config) -> None:
+        super().__init__(settings)
+        self.is_up = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signal handlers alone."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_up.set()
