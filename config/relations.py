@@ -14,7 +14,7 @@ from config.address import Address
 from config.document import Document, Path, render_path
 from config.errors import Problem, suggest
 from config.secret import SecretError, SecretRef
-from config.settings import Auth, ListenerTLSMode, ServerAuth, Settings, Target, TargetTLSMode
+from config.settings import Anchor, Auth, ListenerTLSMode, ServerAuth, Settings, Target, TargetTLSMode
 from config.users import Users
 
 _ENCRYPTED = (TargetTLSMode.REQUIRE, TargetTLSMode.VERIFY_CA, TargetTLSMode.VERIFY_FULL)
@@ -31,6 +31,8 @@ RELATED = (
     "auth",
     "file",
     "tls",
+    "syslog",
+    "http",
 )
 """Keys whose values decide what is wrong with their neighbours."""
 
@@ -47,6 +49,8 @@ def check_relations(settings: Settings, document: Document, lost: frozenset[Path
 def _relations(settings: Settings, document: Document) -> Iterator[Problem]:
     yield from _listeners(settings, document)
     yield from _addresses(settings, document)
+    for index, anchor in enumerate(settings.audit.anchors):
+        yield from _anchor(anchor, settings, document, ("audit", "anchors", index))
     for index, target in enumerate(settings.targets):
         yield from _target(target, document, ("targets", index))
     yield from _unique(document, ("targets",), [target.name for target in settings.targets])
@@ -63,6 +67,19 @@ def _relations(settings: Settings, document: Document) -> Iterator[Problem]:
         yield document.problem(("limits", "held_max_bytes"), "must not be more than max_message_bytes")
     if settings.limits.max_statement_bytes > settings.limits.max_message_bytes:
         yield document.problem(("limits", "max_statement_bytes"), "must not be more than max_message_bytes")
+
+
+def _anchor(anchor: Anchor, settings: Settings, document: Document, path: Path) -> Iterator[Problem]:
+    if sum(each is not None for each in (anchor.file, anchor.syslog, anchor.http)) != 1:
+        yield document.problem((*path, "file"), "an anchor needs exactly one of file, syslog and http")
+    if anchor.http is None and (anchor.token is not None or anchor.ca is not None):
+        yield document.problem((*path, "http"), "token and ca go with http only")
+    elif anchor.token is not None and anchor.http is not None and not anchor.http.startswith("https:"):
+        yield document.problem((*path, "token"), "a token is sent over https only")
+    if anchor.file is not None and anchor.file.is_relative_to(settings.audit.directory):
+        yield document.problem((*path, "file"), "an anchor must be outside of audit.directory")
+    if anchor.ca is not None:
+        yield from _authorities(document, (*path, "ca"), anchor.ca)
 
 
 def check_users(settings: Settings, users: Users, document: Document) -> Iterator[Problem]:

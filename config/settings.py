@@ -10,6 +10,7 @@ import ipaddress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, WithJsonSchema
 
@@ -56,6 +57,22 @@ def read_network(text: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         return ipaddress.ip_network(text if isinstance(text, str) else "")
     except ValueError as error:
         raise ValueError("must be a network such as 10.0.0.0/8 (no host bits set) or an address") from error
+
+
+def _syslog_address(text: str) -> str:
+    kind, _, rest = text.partition(":")
+    host, _, port = rest.rpartition(":")
+    is_host = kind in ("udp", "tcp") and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536
+    if not is_host and not (kind == "unix" and rest.startswith("/")):
+        raise ValueError("must be unix:/dev/log, udp:HOST:PORT or tcp:HOST:PORT")
+    return text
+
+
+def _http_address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or not text.isascii():
+        raise ValueError("must be a URL such as https://anchors.example/dbproxy, without user and password")
+    return text
 
 
 RelativePath = Annotated[Path, AfterValidator(_from_base)]
@@ -236,6 +253,41 @@ class PolicySettings(Model):
     """Policy files; builtin:default and builtin:observe are shipped."""
 
 
+class SigningSettings(Model):
+    """Checkpoints over the audit ledger, signed with Ed25519."""
+
+    enabled: bool = True
+    """Without checkpoints the ledger is chained only: a ledger replaced as a whole, or cut at its end, cannot be found."""
+    key: RelativePath | None = None
+    """PEM file of the private key, mode 0600; signing.key in the state directory when not set. Made when it is missing and nothing was signed yet."""
+    unsafe_accept_rollback: bool = False
+    """Start although the ledger is older than what was anchored, and say so in the ledger. For one start, after a restore from a backup."""
+
+
+class Anchor(Model):
+    """A place outside of the ledger that keeps every checkpoint: exactly one of file, syslog and http."""
+
+    file: RelativePath | None = None
+    """A file that is only ever appended to; best on another machine's disk."""
+    syslog: Annotated[str, AfterValidator(_syslog_address)] | None = None
+    """unix:/dev/log, udp:HOST:PORT or tcp:HOST:PORT; messages as in RFC 5424."""
+    http: Annotated[str, AfterValidator(_http_address)] | None = None
+    """URL that checkpoints are posted to, each as a JSON object; any 2xx answer counts as kept."""
+    token: SecretRef | None = None
+    """With http: sent as a bearer token."""
+    ca: RelativePath | None = None
+    """With http: PEM file with the certificate authorities to trust; the system's when not set."""
+
+
+class RetentionSettings(Model):
+    """When old segments of the ledger are deleted; null means never."""
+
+    max_age_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
+    """A segment whose last record is older is deleted."""
+    max_bytes: Annotated[int, Field(ge=MIB)] | None = None
+    """While the segments of all chains take more than this, the oldest are deleted."""
+
+
 class AuditSettings(Model):
     """The audit ledger."""
 
@@ -249,6 +301,10 @@ class AuditSettings(Model):
     """A segment larger than this is closed and the next one begun."""
     reserve_bytes: Annotated[int, Field(ge=64 * KIB, le=1024 * MIB)] = 16 * MIB
     """Disk space kept for the outcomes of statements that are already running."""
+    signing: SigningSettings = SigningSettings()
+    anchors: Annotated[tuple[Anchor, ...], Field(max_length=8)] = ()
+    """Where checkpoints go, all of them to each. Without any, whoever controls this machine can cut off the ledger's end unseen."""
+    retention: RetentionSettings = RetentionSettings()
 
 
 class StateSettings(Model):
