@@ -88,7 +88,7 @@ def test_listeners_require_tls_unless_told_otherwise(tmp_path: Path) -> None:
         ("audit: {directory: audit}", "audit: {directory: audit}\npolicies: {files: []}", "16:19: policies.files: must have at least 1 entry"),
         ("audit: {directory: audit}", "audit: {directory: audit}\npolicies: {files: ['builtin:defualt']}", "16:20: policies.files[0]: no such shipped policy; there are: builtin:default, builtin:observe"),
         ("audit: {directory: audit}", "audit: {directory: audit}\npolicies: {files: ['builtin:../example']}", "16:20: policies.files[0]: no such shipped policy; there are: builtin:default, builtin:observe"),
-        ("directory: audit}", "directory: audit, anchors: [{file: a, http: 'https://a'}]}", "15:37: audit.anchors[0].file: an anchor needs exactly one of file, syslog and http"),
+        ("directory: audit}", "directory: audit, anchors: [{file: a, http: 'https://a'}]}", "15:44: audit.anchors[0].file: an anchor needs exactly one of file, syslog and http"),
         ("directory: audit}", "directory: audit, anchors: [{}]}", "15:37: audit.anchors[0].file: an anchor needs exactly one of file, syslog and http"),
         ("directory: audit}", "directory: audit, anchors: [{file: audit/x}]}", "15:44: audit.anchors[0].file: an anchor must be outside of audit.directory"),
         ("directory: audit}", "directory: audit, anchors: [{syslog: localhost}]}", "15:46: audit.anchors[0].syslog: must be unix:/dev/log, udp:HOST:PORT or tcp:HOST:PORT"),
