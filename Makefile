@@ -66,7 +66,8 @@ suite-asyncpg: install ## asyncpg's own tests, direct and proxied, compared (CHE
 
 bar: install ## the security bar's tests with their full figures, hours; reports/bar.json (TESTS="-k bar_d": only some)
 	@PYTHONPATH=tests $(PY) -m support.requirements
-	@BAR=full FUZZ_FRAMES=100000 $(PYTEST) tests/integration tests/protocol/postgres/test_fuzz.py -k "bar_ or fuzz" --timeout=7200 $(TESTS)
+	@BAR=full FUZZ_FRAMES=100000 $(PYTEST) tests/integration tests/protocol/postgres -k "bar_ or fuzz" --timeout=7200 \
+		--basetemp=$${TMPDIR:-/tmp}/dbproxy-bar --junitxml=$(REPORTS)/bar.xml $(TESTS)
 
 format: install ## format and fix what can be fixed
 	@$(PY) -m ruff format .

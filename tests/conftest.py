@@ -32,6 +32,7 @@ SLOW = {
     "dbproxy/test_control.py",
     "dbproxy/test_wheel.py",
     "protocol/postgres/test_fuzz.py",
+    "protocol/postgres/test_fuzz_counts.py",
     "protocol/postgres/test_relay_model.py",
 }
 _USED = pytest.StashKey[list[str]]()

@@ -6,10 +6,12 @@ Fuzzing is in test_bar_a_fuzz.py; the relay alone is tested in tests/protocol.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import ssl
 import time
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from support import pg_bytes as pg
 from support.bar import POLICY, cpu_s, fake_server, memory_kib, statements_of_clients
 from support.fake_postgres import Session
 from support.figures import record, scaled
+from support.lying_counts import is_whole, lying_body
 from support.proxy import Proxy, running_proxy
 from support.raw_client import Left, RawClient, errors, logged_in
 from support.servers import Database, PostgresServer
@@ -219,7 +222,24 @@ BIND_CASES = [
 ]
 
 
-@pytest.mark.parametrize(("bar_id", "cases"), [("A5", NUL_CASES), ("A6", BIND_CASES)])
+def lying_frames(kinds: str, count: int) -> list[bytes]:
+    """Frames of these kinds whose body is not what its counts and lengths say."""
+    frames: list[bytes] = []
+    for seed in itertools.count():
+        kind = kinds[seed % len(kinds)]
+        body = lying_body(Random(seed), kind)
+        if not is_whole(kind, body):
+            frames.append(pg.frame(kind, body))
+        if len(frames) == count:
+            break
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("bar_id", "cases"),
+    [("A5", NUL_CASES), ("A6", BIND_CASES), ("A6.generated", lying_frames("BBFP", scaled(100, 2000)))],
+    ids=["A5", "A6", "A6.generated"],
+)
 def test_bodies_that_disagree_with_themselves_are_not_forwarded(
     strict_proxy: Proxy, vault: Database, bar_id: str, cases: list[bytes]
 ) -> None:
@@ -257,8 +277,9 @@ def test_row_with_a_negative_field_length_ends_the_session(postgres: PostgresSer
         pg.int16(1) + pg.int32(1) + b"xy",
         pg.int16(-1),
         b"",
+        *(frame[5:] for frame in lying_frames("D", scaled(60, 1000))),
     ]
-    turn = iter(range(1000))
+    turn = itertools.count()
 
     async def script(session: Session, kind: str, body: bytes) -> None:
         row = pg.frame("D", bodies[next(turn) % len(bodies)])
