@@ -16,19 +16,11 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dbproxy.errors import StartError
-from dbproxy.http_server import HttpServer
+from dbproxy.http_server import HttpServer, with_safe_headers
 from dbproxy.metrics import Exporter, LagHistogram
-
-_HEADERS = (
-    (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-)
 
 
 class State(Protocol):
@@ -128,18 +120,12 @@ class _Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_HEADERS]
-            await send(message)
-
         app = self._app
         if not self._names_us(Headers(scope=scope).getlist("host"), scope.get("server")):
             app = PlainTextResponse("this address does not serve that host\n", 421)
         elif scope["method"] != "GET":
             app = PlainTextResponse("only GET\n", 405, {"allow": "GET"})
-        await app(scope, receive, send_guarded)
+        await app(scope, receive, with_safe_headers(send))
 
     def _names_us(self, hosts: list[str], local: tuple[str, int | None] | None) -> bool:
         """Whether the one Host header is this connection's own local address, localhost on it, or on the list. Exactly as written."""

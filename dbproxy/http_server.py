@@ -11,12 +11,19 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dbproxy.errors import StartError
 from dbproxy.tasks import Tasks
 
+_SAFE_HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
 _STOP_TIMEOUT_S = 5
 _MAX_CONNECTIONS = 64
 _KEEP_ALIVE_S = 15
@@ -62,6 +69,17 @@ class HttpServer:
             self._guest.should_exit = True
             await asyncio.wait((self._serving,), timeout=_STOP_TIMEOUT_S + 1)
         await self._tasks.cancel_all(timeout_s=1)
+
+
+def with_safe_headers(send: Send) -> Send:
+    """Whatever a browser might do with an answer that it got to see, it is told not to."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *_SAFE_HEADERS]
+        await send(message)
+
+    return send_with_headers
 
 
 class _Guest(uvicorn.Server):

@@ -6,9 +6,9 @@ SessionDirectory that admin.py asks. Nothing here holds statement text: what ran
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 
 class SessionState(StrEnum):
@@ -59,34 +59,6 @@ class SessionInfo:
     rows: int = 0
     received_bytes: int = 0
     sent_bytes: int = 0
-
-    def as_fields(self) -> dict[str, Any]:
-        """For JSON, in the order of declaration; `from_fields` reads it back."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
-
-    @classmethod
-    def from_fields(cls, value: dict[str, Any]) -> SessionInfo:
-        """From decoded JSON. Unknown members are ignored. Raises ValueError if one is missing or of another type."""
-        try:
-            found = {each.name: value[each.name] for each in fields(cls)}
-        except KeyError as error:
-            raise ValueError(f"a session without {error.args[0]}") from None
-        for name, kind in _KINDS.items():
-            if type(found[name]) is not kind:
-                raise ValueError(f"a session's {name} is not {kind.__name__}")
-        return cls(
-            **{
-                **found,
-                "state": SessionState(found["state"]),
-                "transaction": TransactionState(found["transaction"]),
-            }
-        )
-
-
-_KINDS: dict[str, type] = {
-    each.name: int if each.type == "int" else str  # the states travel as text
-    for each in fields(SessionInfo)
-}
 
 
 class SessionDirectory(Protocol):
