@@ -5,8 +5,8 @@ from __future__ import annotations
 from classifiers.draft import Draft
 from classifiers.effects import Effect, Kind, LexingState, Report
 from classifiers.lexer_postgres import lex
-from classifiers.limits import MAX_STATEMENTS, check_text, check_tokens
-from classifiers.redact import find_secret_spans
+from classifiers.limits import check_statements, check_text, check_tokens
+from classifiers.redact import find_secret_spans, find_spans_of_tokens
 from classifiers.statements import split_statements
 from classifiers.tokens import WORD, Token, Unreadable
 from classifiers.verbs_postgres import COMMANDS, classify_statement
@@ -14,29 +14,29 @@ from classifiers.verbs_postgres import COMMANDS, classify_statement
 
 def classify(text: bytes, state: LexingState, server_version: int = 0) -> Report:
     """Never raises, whatever the text; running out of memory or time is for the process around it."""
+    tokens: list[Token] | None = None
     try:
         check_text(text)
         tokens = lex(text, state, server_version)
         check_tokens(tokens)
         statements = split_statements(tokens)
-        if len(statements) > MAX_STATEMENTS:
-            raise Unreadable("the message holds too many statements")
-        return _classify_statements(text, state, statements)
+        check_statements(statements)
+        return _classify_statements(text, state, tokens, statements)
     except Unreadable as unreadable:
-        return _refuse(text, state, str(unreadable))
+        return _refuse(text, state, tokens, str(unreadable))
     except RecursionError:
-        return _refuse(text, state, "the text nests too deeply")
+        return _refuse(text, state, tokens, "the text nests too deeply")
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 -- a fault of ours must become a refusal, never an answer
-        return _refuse(text, state, f"the classifier failed ({type(error).__name__})")
+        return _refuse(text, state, tokens, f"the classifier failed ({type(error).__name__})")
 
 
-def _classify_statements(text: bytes, state: LexingState, statements: list[list[Token]]) -> Report:
+def _classify_statements(text: bytes, state: LexingState, tokens: list[Token], statements: list[list[Token]]) -> Report:
     whole = Draft()
     if not statements:
         whole.act(Kind.EMPTY)
-        return whole.freeze("", 0, find_secret_spans("postgres", text, state))
+        return whole.freeze("", 0, find_spans_of_tokens("postgres", text, tokens, state))
     changes_lexing = False
     for statement in statements:
         if changes_lexing and any(b"\\" in text[t.start : t.end] for t in statement):
@@ -48,7 +48,7 @@ def _classify_statements(text: bytes, state: LexingState, statements: list[list[
     if len(statements) > 1:
         for kind, name, mode in list(whole.acts):
             whole.act(kind, name, mode, "multi_statement")
-    spans = find_secret_spans("postgres", text, state)
+    spans = find_spans_of_tokens("postgres", text, tokens, state)
     if spans:
         kind, name, mode = next(iter(whole.acts))
         whole.act(kind, name, mode, "secret_literal")
@@ -60,7 +60,10 @@ def _command(statement: list[Token]) -> str:
     return first.text if first.kind == WORD and first.text in COMMANDS else "OTHER"
 
 
-def _refuse(text: bytes, state: LexingState, reason: str) -> Report:
-    spans = find_secret_spans("postgres", text, state)
+def _refuse(text: bytes, state: LexingState, tokens: list[Token] | None, reason: str) -> Report:
+    if tokens is None:
+        spans = find_secret_spans("postgres", text, state)
+    else:
+        spans = find_spans_of_tokens("postgres", text, tokens, state)
     flags = frozenset(["secret_literal"]) if spans else frozenset[str]()
     return Report(effects=(Effect(Kind.UNPARSABLE, flags=flags),), secret_spans=spans, reason=reason)

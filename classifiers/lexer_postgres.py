@@ -14,7 +14,7 @@ import codecs
 import re
 
 from classifiers.effects import LexingState
-from classifiers.limits import MAX_COMMENT_DEPTH
+from classifiers.limits import KEPT_OF_RUN, LONG_RUN_CHARS, MAX_COMMENT_DEPTH, MAX_TOKENS
 from classifiers.tokens import NUMBER, OP, PARAM, PUNCT, QUOTED, STRING, WORD, Token, Unreadable
 
 NAME_BYTES = 63
@@ -71,11 +71,21 @@ _WORD_JUNK = re.compile(rf"[{_WORD_START}0-9$]")
 _ESCAPE = re.compile(r"\\(?:([0-7]{1,3})|x([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))", re.DOTALL)
 _SIMPLE_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _NEWER = re.compile(r"[xXoObB_]")
+_LITERAL = r"(?:[-+]?[0-9]++(?:\.[0-9]++)?+|'[^'\\]*+(?:''[^'\\]*+)*+'|\$[0-9]++|NULL|TRUE|FALSE|DEFAULT)[ \t\n\r\f\v]*+(?=[,)])"
+_NEXT_LITERAL = rf",[ \t\n\r\f\v]*+{_LITERAL}"
+_NEXT_ROW = rf",[ \t\n\r\f\v]*+\([ \t\n\r\f\v]*+{_LITERAL}(?:{_NEXT_LITERAL})*+\)[ \t\n\r\f\v]*+(?=[,);]|$)"
+_RUNS = tuple(
+    (re.compile(rf"(?:{part})++", re.IGNORECASE), re.compile(rf"(?:{part}){{{KEPT_OF_RUN}}}+", re.IGNORECASE))
+    for part in (_NEXT_LITERAL, _NEXT_ROW)
+)
+"""Members of a list that are plain literals, or rows of such: a whole run of them, and the first ones."""
 
 
 def lex(text: bytes, state: LexingState, server_version: int = 0) -> list[Token]:
     """Read the text of one message into tokens; white space and comments leave no token.
 
+    Of a very long list of plain literals (`IN (1, 2, …)`) or of rows of such (`VALUES (1, 'a'), (2, 'b'), …`) only the first members
+    leave tokens: the others can name nothing, and a million of them would take too long.
     server_version: as server_version_num (150004), 0 if not known.
     Raises Unreadable where the server would refuse the text, where servers disagree, or where what the session state
     leaves open changes the tokens.
@@ -111,7 +121,15 @@ def _scan(chars: str, codec: str, server_version: int, *, backslashes: bool) -> 
     match_at = _MASTER.match
     is_plain = codec in ("ascii", "latin-1")
     at, end = 0, len(chars)
+    skip_from = skip_to = 0
+    look_for_run = 0 if end > LONG_RUN_CHARS else end
+    comments = 0
     while at < end:
+        if len(tokens) > MAX_TOKENS:
+            raise Unreadable("the text has too many tokens")
+        if at == skip_from and skip_to:
+            at, skip_to = skip_to, 0
+            continue
         match = match_at(chars, at)
         if match is None:
             raise Unreadable("a character that no token starts with")
@@ -129,6 +147,8 @@ def _scan(chars: str, codec: str, server_version: int, *, backslashes: bool) -> 
                 append(Token(WORD, "", _fold_name(_decode(word, codec, is_plain=is_plain)), at, stop))
         elif group == "punct":
             append(Token(PUNCT, match.group(), None, at, stop))
+            if at >= look_for_run and chars[at] == ",":
+                skip_from, skip_to, look_for_run = _find_long_run(chars, at)
         elif group == "op":
             stop = at + _operator_length(match.group())
             op = chars[at:stop]
@@ -165,6 +185,9 @@ def _scan(chars: str, codec: str, server_version: int, *, backslashes: bool) -> 
             append(Token(PARAM, match.group(), match.group(), at, stop))
         elif group == "comment":
             stop = _comment_end(chars, stop)
+            comments += 1
+            if comments > MAX_TOKENS:
+                raise Unreadable("the text has too many comments")
         elif group == "ustring":
             if backslashes:
                 raise Unreadable("U& strings need standard_conforming_strings")
@@ -175,6 +198,22 @@ def _scan(chars: str, codec: str, server_version: int, *, backslashes: bool) -> 
             stop = _apply_uescape(chars, tokens, stop, codec)
         at = stop
     return tokens
+
+
+def _find_long_run(chars: str, at: int) -> tuple[int, int, int]:
+    """Where the members of a long run of literals that begins at this comma may be left out, from and to; 0, 0 if it is not long.
+
+    The third: up to where it makes no sense to look again.
+    """
+    for whole, first in _RUNS:
+        run = whole.match(chars, at)
+        if run is None:
+            continue
+        kept = first.match(chars, at) if run.end() - at > LONG_RUN_CHARS else None
+        if kept is None:
+            return 0, 0, run.end()
+        return kept.end(), run.end(), run.end()
+    return 0, 0, at
 
 
 def _decode(chars: str, codec: str, *, is_plain: bool = False) -> str:
