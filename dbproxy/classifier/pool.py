@@ -31,8 +31,9 @@ class PoolSettings:
     """Bounds of the pool.
 
     processes: texts read at the same time; one spare process is kept besides.
-    deadline_s: from the moment a process gets the text to the answer; a quarter of it is kept for finding the secrets in a text that
-    could not be read. queue_wait_s: before that.
+    deadline_s: to the answer, from the moment a process gets the text; a third of it is kept for finding the secrets in a text that
+    could not be read. For the texts of a key whose texts were slow, from the moment it asks: who is slow does not wait as well.
+    queue_wait_s: how long the others may wait.
     max_text_bytes: longer texts are unparsable unread. max_queued, max_queued_bytes: of all keys; max_per_key: of one, running or waiting.
     memory_bytes: address space of a process. retire_after_s: busy seconds after which a process is replaced; the kernel ends it at twice that.
     start_timeout_s: for the template to import and warm up.
@@ -99,8 +100,9 @@ class ClassifierPool:
             settings.processes, settings.max_queued, settings.max_queued_bytes, settings.max_per_key
         )
         self._idle: list[Child] = []
-        self._read_s = settings.deadline_s * 0.76
+        self._read_s = settings.deadline_s * 0.66
         self._scrub_s = settings.deadline_s * 0.2
+        self._suspect_wait_s = min(settings.queue_wait_s, self._read_s / 2)
         self._is_closing = False
         self._processes = Processes(
             ProcessSettings(
@@ -191,7 +193,8 @@ class ClassifierPool:
         else:
             self._dispatch()
             if not request.is_running:
-                request.expiry = loop.call_later(self.settings.queue_wait_s, self._expire, request)
+                wait_s = self._suspect_wait_s if self._queue.is_slow(request) else self.settings.queue_wait_s
+                request.expiry = loop.call_later(wait_s, self._expire, request)
             return request
         loop.call_soon(_deliver, request, unparsable(refusal, whole(text)))
         return request
@@ -256,9 +259,12 @@ class ClassifierPool:
     def _dispatch(self) -> None:
         """Give waiting requests to idle children."""
         while self.is_ready and self._idle and (request := self._queue.take()) is not None:
-            self.stats.queue_ns += self._clock.monotonic_ns() - request.queued_ns
+            waited_ns = self._clock.monotonic_ns() - request.queued_ns
+            self.stats.queue_ns += waited_ns
             _cancel_expiry(request)
-            self._read(request, self._idle.pop(), CLASSIFY, self._read_s)
+            # Half of it is plenty for any text but a hostile one, and the answer then comes in time although it had to wait.
+            deadline_s = max(self._read_s - waited_ns / 1e9, self._read_s / 2)
+            self._read(request, self._idle.pop(), CLASSIFY, deadline_s)
 
     def _read(self, request: Request, child: Child, operation: str, deadline_s: float) -> None:
         child.started_ns = self._clock.monotonic_ns()
@@ -278,8 +284,21 @@ class ClassifierPool:
         """The request no longer runs: book that, give the children their next work, deliver the report."""
         was_slow = bool(request.failure) or request.spent_ns > self.settings.deadline_s * 500_000_000
         self._queue.ended(request, self._clock.monotonic_ns(), was_slow=was_slow)
+        if was_slow:
+            self._hurry(request.key)
         self._dispatch()
         _deliver(request, report)
+
+    def _hurry(self, key: Hashable) -> None:
+        """What waits behind a slow text of the same key has no longer to wait than any text of a slow key."""
+        loop, now_ns = asyncio.get_running_loop(), self._clock.monotonic_ns()
+        for request in self._queue.waiting_of(key):
+            _cancel_expiry(request)
+            left_s = self._suspect_wait_s - (now_ns - request.queued_ns) / 1e9
+            if left_s > 0:
+                request.expiry = loop.call_later(left_s, self._expire, request)
+            else:
+                self._expire(request)
 
     def _expire(self, request: Request) -> None:
         if self._queue.remove(request):

@@ -161,6 +161,14 @@ class FairQueue:
             if len(self._suspects) > _MAX_SUSPECTS:
                 self._suspects.popitem(last=False)
 
+    def is_slow(self, request: Request) -> bool:
+        """Whether it waits or runs with those whose texts were slow."""
+        return request.lane is self._slow
+
+    def waiting_of(self, key: Hashable) -> list[Request]:
+        """What waits of one key."""
+        return [request for lane in (self._normal, self._slow) for request in lane.waiting.get(key, ())]
+
     def remove_all(self) -> list[Request]:
         """Take out all that wait."""
         waiting = [

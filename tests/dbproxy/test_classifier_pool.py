@@ -254,6 +254,22 @@ def test_waiting_has_an_end(run: Callable[[PoolSettings, Scenario], None]) -> No
     run(replace(TOY, queue_wait_s=0.05), scenario)
 
 
+def test_whoever_is_slow_gets_every_answer_in_time_waiting_included(
+    run: Callable[[PoolSettings, Scenario], None],
+) -> None:
+    async def scenario(pool: ClassifierPool) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(3):
+            started, taken = loop.time(), list[float]()
+            for _ in range(8):
+                pool.submit("postgres", b"spin", STATE, 0, "slow", lambda _: taken.append(loop.time() - started))  # noqa: B023
+            while len(taken) < 8:
+                await asyncio.sleep(0.01)
+            assert max(taken) < 1.0
+
+    run(replace(TOY, deadline_s=1.0), scenario)
+
+
 def test_a_cancelled_caller_leaves_the_queue(run: Callable[[PoolSettings, Scenario], None]) -> None:
     async def scenario(pool: ClassifierPool) -> None:
         running = asyncio.ensure_future(_ask(pool, b"nap 0.05"))
