@@ -1,6 +1,6 @@
 """Putting a session's memory into a report: EXECUTE and FETCH get the effects of what their name stands for.
 
-Names are kept as "prepared:x" and "cursor:x", in a mapping that the session owns and replaces; nothing here is mutable.
+Names are kept as "prepared:x" and "cursor:x", in a dict that the session owns and remember() changes; reports are never changed.
 Protocol-level prepared statements share the server's name space with SQL-level ones: the caller enters them as "prepared:x" too.
 """
 
@@ -55,20 +55,22 @@ def compose(report: Report, names: Mapping[str, Report]) -> Report:
 _WRAPPER_FLAGS = frozenset(["prepare", "multi_statement"])
 
 
-def remember(report: Report, names: Mapping[str, Report]) -> dict[str, Report]:
-    """The names after this text has succeeded.
+def remember(report: Report, names: dict[str, Report]) -> dict[str, Report]:
+    """Change the names to what they are after this text has succeeded; returns the same dict.
 
     A name prepared twice means the later one; the server takes the second only after a DEALLOCATE. To be called only once the server has
-    answered without an error, and kept across ROLLBACK, which does not undo PREPARE.
+    answered without an error, and kept across ROLLBACK, which does not undo PREPARE. Costs nothing for the names that stay, unless
+    all are forgotten: a session may prepare thousands.
     """
-    kept = dict(names)
     for gone in report.deallocates:
-        if gone == "*":
-            kept = {name: inner for name, inner in kept.items() if not name.startswith("prepared:")}
-        elif gone == "cursor:*":
-            kept = {name: inner for name, inner in kept.items() if not name.startswith("cursor:")}
+        if gone in ("*", "cursor:*"):
+            prefix = "prepared:" if gone == "*" else "cursor:"
+            for name in [name for name in names if name.startswith(prefix)]:
+                del names[name]
         else:
-            kept.pop(gone, None)
-    kept.update({f"prepared:{name}": inner for name, inner in report.prepares})
-    kept.update({f"cursor:{name}": inner for name, inner in report.cursors})
-    return kept
+            names.pop(gone, None)
+    for name, inner in report.prepares:
+        names[f"prepared:{name}"] = inner
+    for name, inner in report.cursors:
+        names[f"cursor:{name}"] = inner
+    return names

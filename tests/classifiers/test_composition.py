@@ -1,5 +1,8 @@
 """What a session remembers of SQL-level names."""
 
+import time
+from dataclasses import replace
+
 from classifiers.classify import classify
 from classifiers.composition import compose, remember
 from classifiers.effects import Kind, LexingState
@@ -45,7 +48,7 @@ def test_other_doubt_in_the_same_message_stays():
 def test_a_forgotten_name_is_unknown_again():
     names = remember(read("PREPARE p AS SELECT 1"), {})
     for text in ("DEALLOCATE p", "DEALLOCATE ALL", "DISCARD ALL"):
-        assert remember(read(text), names) == {}
+        assert remember(read(text), dict(names)) == {}
     assert "unknown_prepared" in compose(read("DEALLOCATE p; EXECUTE p"), names).flags
 
 
@@ -64,3 +67,13 @@ def test_fetch_reads_what_the_cursor_was_declared_for():
     assert compose(read("FETCH ALL FROM c"), names).reads == ("secrets",)
     assert "unknown_prepared" in compose(read("FETCH 1 FROM d"), names).flags
     assert remember(read("CLOSE ALL"), names) == {}
+
+
+def test_a_session_may_prepare_ten_thousand_names():
+    names, report = {}, read("PREPARE p AS SELECT 1")
+    inner = report.prepares[0][1]
+    began = time.process_time()
+    for number in range(10_000):
+        names = remember(replace(report, prepares=((f"p{number}", inner),)), names)
+    assert len(names) == 10_000
+    assert time.process_time() - began < 1
