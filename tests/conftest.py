@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from support import canaries
+from support.figures import report
 from support.own_roles import proxy_with_own_roles
 from support.proxy import Proxy, running_proxy
 from support.requirements import is_missing_allowed
@@ -70,6 +72,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.line(line)
     if left_out:
         terminalreporter.line(f"left out by ENGINES={os.environ.get('ENGINES', '')}: {', '.join(left_out)}")
+
+
+def pytest_sessionfinish() -> None:
+    """The figure of support.canaries; each leak has failed its own test already."""
+    looked = canaries.looked
+    if looked["proxies"]:
+        report(
+            "B10.suite",
+            "secrets in what the proxies of a whole run wrote",
+            count=looked["searches"],
+            failures=looked["leaks"],
+            proxies=looked["proxies"],
+            places=looked["places"],
+        )
 
 
 def _require(engine: str) -> None:

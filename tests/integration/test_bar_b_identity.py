@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from support import canaries
 from support import pg_bytes as pg
 from support.bar import OPEN_POLICY, POLICY
 from support.figures import record, scaled
-from support.proxy import Proxy
+from support.proxy import Proxy, running_proxy
 from support.raw_client import RawClient, errors, logged_in
-from support.servers import Database
+from support.servers import Database, PostgresServer
 
 ADDRESS = re.compile(r"127\.0\.0\.1:\d+")
 IDENTITY = (
@@ -178,3 +180,30 @@ def test_canary_secrets_are_in_no_output(make_proxy: Callable[..., Proxy], vault
     record(
         "B10", "canary secrets in what the proxy wrote", count=len(c) * len(outputs), failures=len(found), which=found
     )
+
+
+LEAKS: dict[str, Callable[[Proxy], bytes]] = {
+    "alice's password": lambda proxy: b"alice-pw",
+    "bob's password in hex": lambda proxy: b"bob-pw".hex().encode(),
+    "app's password in base64": lambda proxy: base64.b64encode(b"app-pw"),
+    "proxy.key": lambda proxy: (proxy.folder / "proxy.key").read_bytes(),
+    "users.yaml verifier 1.0": lambda proxy: re.findall(
+        rb"\$([A-Za-z0-9+/]{43}=):", (proxy.folder / "users.yaml").read_bytes()
+    )[1],
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_leak_of_any_proxy_fails_its_test(
+    postgres: PostgresServer, tmp_path: Path, leak: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B10: what support.proxy looks for at the end of every proxy; told without showing the secret."""
+    monkeypatch.setattr(canaries, "looked", canaries.looked.copy())
+    with (
+        pytest.raises(AssertionError, match=re.escape(leak.partition(" in ")[0])) as caught,
+        running_proxy(tmp_path / "proxy", postgres) as proxy,
+        (proxy.folder / "stdout.log").open("ab") as file,
+    ):
+        text = LEAKS[leak](proxy)
+        file.write(b"user=x password=" + text + b"\n")
+    assert text.split()[-2 if b"-----" in text else 0].decode() not in str(caught.value)

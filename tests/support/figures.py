@@ -23,8 +23,8 @@ def scaled(short: int, full: int) -> int:
     return full if IS_FULL else short
 
 
-def record(bar_id: str, what: str, *, count: int, failures: int, **more: Any) -> None:
-    """Keep a figure, print it, and fail the test if there were failures. bar_id: for example `D2`, or `D7.postgres15`."""
+def report(bar_id: str, what: str, *, count: int, failures: int, **more: Any) -> None:
+    """Keep a figure. bar_id: for example `D2`, or `D7.postgres15`."""
     entry = {"what": what, "count": count, "failures": failures, "full": IS_FULL, **more, "at": int(time.time())}
     figures = json.loads(REPORT.read_text()) if REPORT.exists() else {}
     figures[bar_id] = entry
@@ -32,5 +32,10 @@ def record(bar_id: str, what: str, *, count: int, failures: int, **more: Any) ->
     new = REPORT.with_suffix(".new")
     new.write_text(json.dumps(dict(sorted(figures.items())), indent=1) + "\n")
     new.replace(REPORT)
+
+
+def record(bar_id: str, what: str, *, count: int, failures: int, **more: Any) -> None:
+    """Keep a figure, print it, and fail the test if there were failures."""
+    report(bar_id, what, count=count, failures=failures, **more)
     print(f"{bar_id}: {failures} of {count} - {what}")
     assert failures == 0, f"{bar_id}: {failures} of {count} failed: {what} {more}"

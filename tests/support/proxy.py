@@ -26,6 +26,7 @@ from typing import Any
 
 import psycopg
 import yaml
+from support import canaries
 from support.servers import PASSWORDS, PostgresServer
 
 from dbproxy.embedded.certificates import CertificateAuthority
@@ -241,7 +242,8 @@ def running_proxy(
 
     policy: `observe`, `default`, or the text of a policy file. accounts: of support.servers, the first one is the
     default. change: edits the settings dict before it is written. launcher: Python's options before `-m dbproxy`.
-    On leaving, the proxy must have ended with status 0 and without a traceback, unless is_clean_end_expected is False.
+    On leaving, the proxy must have ended with status 0 and without a traceback, unless is_clean_end_expected is False,
+    and no secret may stand in anything that it wrote.
     """
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -278,13 +280,37 @@ def running_proxy(
     try:
         _wait_until_ready(proxy)
         yield proxy
+        said = _said(proxy)
         status = proxy.stop()
+        leaks = canaries.leaks(_secrets(folder, server), [*said, *canaries.outputs_of(folder)])
+        assert not leaks, f"secrets in what the proxy wrote: {leaks}"
         if is_clean_end_expected:
             assert status == 0, f"the proxy ended with status {status}:\n{proxy.stderr}"
             assert not [sign for sign in ("Traceback", "ResourceWarning") if sign in proxy.stderr], proxy.stderr
     finally:
         if process.poll() is None:
             proxy.kill()
+
+
+def _said(proxy: Proxy) -> list[tuple[str, bytes]]:
+    """What a running proxy says of itself outside its folder; nothing if the test has ended it."""
+    canaries.looked["proxies"] += 1
+    if proxy.process.poll() is not None:
+        return []
+    said = list(canaries.command_lines(proxy.process.pid))
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        said.append(("metrics", proxy.get("/metrics")[1].encode()))
+    return said
+
+
+def _secrets(folder: Path, server: PostgresServer) -> dict[str, bytes]:
+    """Everything that this proxy knows or is told and must keep to itself, by a name that may be shown."""
+    people = {f"{name}'s password": password.encode() for name, password in PEOPLE_PASSWORDS.items()}
+    accounts = {f"{name}'s password": password.encode() for name, password in PASSWORDS.items()}
+    own = {"superuser's password": server.password.encode()}
+    if server.client is not None:
+        own |= canaries.secrets_in(server.client.key.parent)
+    return people | accounts | own | canaries.secrets_in(folder)
 
 
 def _wait_until_ready(proxy: Proxy) -> None:
