@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from classifiers.admin_verbs_postgres import check_plain
+from classifiers.bodies_postgres import note_condition, note_routine_body, note_rule_action
 from classifiers.calls_postgres import changes_settings, note_stored_change
 from classifiers.dcl_verbs_postgres import role
 from classifiers.draft import Draft
@@ -183,7 +184,7 @@ def _index(cursor: TokenCursor, kind: str) -> Draft:
 
 
 def _routine(cursor: TokenCursor, kind: str) -> Draft:
-    """Everything after the name is the definition, which is not looked into: it runs later, under `code_body`."""
+    """Everything after the name is the definition: it runs later, under `code_body`."""
     draft = Draft()
     name = cursor.dotted()
     flags = {"code_body"}
@@ -198,6 +199,7 @@ def _routine(cursor: TokenCursor, kind: str) -> Draft:
         if token.text == "SELECT" and find_word(tokens, "BEGIN", "ATOMIC") < 0 and find_word(tokens, "RETURN") < 0:
             raise Unreadable("a query where a definition should stand")
     draft.act(Kind.DDL, name, "write", *flags)
+    note_routine_body(draft, tokens)
     return draft
 
 
@@ -211,7 +213,14 @@ def _trigger(cursor: TokenCursor, kind: str) -> Draft:
     if on < 0 or run < on or tokens[run + 1 : run + 2] == []:
         raise Unreadable("a trigger in a form that is not read")
     if kind == "TRIGGER":
-        draft.act(Kind.DDL, TokenCursor(tokens[on + 1 : run]).dotted(), "write", "code_body")
+        table = TokenCursor(tokens[on + 1 : run])
+        draft.act(Kind.DDL, table.dotted(), "write", "code_body")
+        if table.accept("FROM"):
+            draft.act(Kind.DDL, table.dotted(), "read", "code_body")
+        rest = table.rest()
+        when = find_word(rest, "WHEN")
+        if when >= 0:
+            note_condition(draft, TokenCursor(rest[when + 1 :]).inside())
     else:
         draft.act(Kind.DDL, "", "", "code_body")
     call = TokenCursor(tokens[run + 1 :])
@@ -231,8 +240,10 @@ def _rule(cursor: TokenCursor, kind: str) -> Draft:
         raise Unreadable("a rule in a form that is not read")
     cursor.expect("TO")
     draft.act(Kind.DDL, cursor.dotted(), "write", "code_body")
-    if find_word(cursor.rest(), "DO") < 0:
+    action = cursor.rest()
+    if find_word(action, "DO") < 0:
         raise Unreadable("a rule in a form that is not read")
+    note_rule_action(draft, action)
     return draft
 
 
@@ -261,6 +272,9 @@ def scan_definition(draft: Draft, tokens: list[Token]) -> None:
     except Unreadable:
         # A policy may hold subqueries; they are stored as code.
         draft.act(Kind.DDL, "", "", "code_body")
+        for index, token in enumerate(tokens[:-1]):
+            if token.text in ("USING", "CHECK") and tokens[index + 1].text == "(":
+                note_condition(draft, TokenCursor(tokens[index + 1 :]).inside())
     draft.functions.update(inner.functions)
 
 
