@@ -1,7 +1,7 @@
 """The audit ledger's writer: an append-only, hash-chained log. The format is described in chain.py.
 
-One process, one writer. Nothing here waits for the disk but open, close, sync and try_resume; flush hands bytes to the kernel in one write.
-Not here: building the members of events (record.py), checking a ledger (verify.py), signing.
+One slot, one writer. Nothing here waits for the disk but open, close, sync, probe and try_resume; flush hands bytes to the kernel in one write.
+Not here: building the members of events (record.py), checking a ledger (verify.py), signing, deciding who waits for the disk (turn.py).
 
 How a caller uses it
 --------------------
@@ -9,18 +9,22 @@ How a caller uses it
     flush()            once per loop turn, before that turn's bytes leave for the servers
     outcome(key, …)    exactly once for every intent, also for one that flush could not write
 
+    begin_sync()       → a Sync, to be run in a thread; end_sync() takes its result. `synced` is then the last record on the disk
+    tick()             once a second or so, also when nothing happens: age of the segment, jumps of the clock
+
 flush raises AuditDown when something stays unwritten; `intents` of the exception names the statements that must not be forwarded.
 `session` and `statement` of intents and outcomes come from the key: the body must not have them again.
 The number that append, intent and outcome return is final once flush has returned without having found the ledger down.
 
 When it cannot be written
 -------------------------
-                flush fails                                   try_resume (a timer): ballast back, new segment,
-      ┌────┐  ─────────────────────────────►  ┌──────┐        what waited, audit.resumed
+                flush or a sync fails                         probe (in a thread): ballast back, a test write on the disk
+      ┌────┐  ─────────────────────────────►  ┌──────┐        try_resume: new segment, what waited, audit.resumed
       │ up │   cut back to the last good byte │ down │ ─────────────────────────────────────────────► up
       └────┘                                  └──────┘
 * A flush is written whole or not at all: after a failed write the file is cut back to where it ended before. Where even that fails, or an fsync
   failed, the file is given up (`abandoned` in the next header) and never written again: a later fsync could report success for lost pages.
+  After a failed fsync its records are read back, checked, and written to a new file that takes its name, before anything goes on.
 * On a full volume or quota the ballast is given back, so that this turn can still be completed. If intents do not fit beside the outcomes that
   are owed, they stay unwritten and flush raises: room for the outcome of each open intent is kept (OUTCOME_ROOM_BYTES), and an intent
   beyond that room is refused. Another program may take the room that was given back; the outcomes then wait in memory.
@@ -37,9 +41,9 @@ When it cannot be written
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import platform
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,9 +52,12 @@ from pathlib import Path
 import orjson
 
 from dbproxy.audit.chain import MAX_BODY_BYTES, Chain, Item, Key, format_time
+from dbproxy.audit.locks import SlotLock, open_directory
 from dbproxy.audit.recovery import ChainEnd, Torn, recover_chain
+from dbproxy.audit.rescue import rewrite_segment
 from dbproxy.audit.reserve import Reserve
 from dbproxy.audit.segment import create_file, free_side_path, raw_name, segment_name, sync_directory, write_all
+from dbproxy.audit.sync import Sync
 from dbproxy.audit.types import EventType
 from dbproxy.errors import DbproxyError, StartError
 
@@ -59,6 +66,11 @@ OUTCOME_ROOM_BYTES = 2048
 PARKED_MAX_BYTES = 8 << 20
 """How much of other events waits in memory while the ledger is down."""
 MIN_RESERVE_BYTES = 64 << 10
+JUMP_S = 1.0
+"""A wall clock that gained or lost more than this against the monotonic one since it was last looked at has jumped."""
+_MAX_UNSYNCED_SEGMENTS = 16
+"""Ended segments whose bytes are not on the disk yet: with more of them, a segment simply grows further."""
+_LOCK_WAIT_S = 2.0
 _RECORD_OVERHEAD_BYTES = 360
 """A record without its body, rounded up, with a session id of 64 characters."""
 
@@ -88,20 +100,71 @@ class Recovery:
     unknown: tuple[Key, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A record of the chain: its number and hash, and the name of its segment's file."""
+
+    seq: int
+    hash: str
+    file: str
+
+
 class Ledger:
     """The single writer of one chain.
 
-    directory: created with mode 0700 if missing. segment_bytes: a segment that has grown past this is rotated after a flush.
-    reserve_bytes: size of the ballast. now_ns: wall clock. node: name of this machine in segment headers.
+    directory: created with mode 0700 if missing. segment_bytes: a segment that has grown past this is rotated after a flush;
+    segment_age_s: or when it is older than this. reserve_bytes: size of the ballast. now_ns: wall clock. node: name of this
+    machine in segment headers.
 
     is_down, down_reason: set by the ledger. refused_while_down: the caller counts statements here that it refused without a record
-    because the ledger was down; reported on resume. records, written_bytes, flushes: totals for metrics.
+    because the ledger was down; reported on resume. synced: the last record known to be on the disk.
+    records, written_bytes, flushes, syncs, dropped: totals for metrics and heartbeats.
     """
 
     __slots__ = (
-        "_abandoned", "_chain", "_checked_second", "_directory", "_directory_fd", "_down_since_ns", "_dropped", "_fd", "_max_open",
-        "_node", "_now_ns", "_open", "_parked_bytes", "_path", "_pending", "_reserve", "_reserve_bytes", "_rotate_at", "_segment_bytes", "_size",
-        "_slot", "_told", "down_reason", "flushes", "is_down", "records", "refused_while_down", "written_bytes",
+        "_abandoned",
+        "_begun_ns",
+        "_chain",
+        "_checked_second",
+        "_directory",
+        "_directory_fd",
+        "_doubtful",
+        "_down_since_ns",
+        "_dropped",
+        "_fd",
+        "_is_name_unsynced",
+        "_is_rewritten",
+        "_lock",
+        "_max_open",
+        "_monotonic_ns",
+        "_node",
+        "_now_ns",
+        "_offset_ns",
+        "_open",
+        "_parked_bytes",
+        "_path",
+        "_pending",
+        "_reopened",
+        "_reserve",
+        "_reserve_bytes",
+        "_retired",
+        "_rotate_at",
+        "_segment_age_ns",
+        "_segment_bytes",
+        "_size",
+        "_slot",
+        "_sync",
+        "_told",
+        "_unsynced",
+        "down_reason",
+        "dropped",
+        "flushes",
+        "is_down",
+        "records",
+        "refused_while_down",
+        "synced",
+        "syncs",
+        "written_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -113,14 +176,19 @@ class Ledger:
         now_ns: Callable[[], int],
         slot: int = 0,
         node: str | None = None,
+        segment_age_s: float | None = None,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         if reserve_bytes < MIN_RESERVE_BYTES:
             raise ValueError(f"reserve_bytes must be at least {MIN_RESERVE_BYTES}")
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._reserve_bytes = reserve_bytes
+        self._segment_age_ns = 1 << 62 if segment_age_s is None else int(segment_age_s * 1e9)
         self._now_ns = now_ns
+        self._monotonic_ns = monotonic_ns
         self._slot = slot
+        self._lock = SlotLock(directory, slot)
         self._node = platform.node() if node is None else node
         self._max_open = reserve_bytes // OUTCOME_ROOM_BYTES
         self._reserve = Reserve(directory / f"audit-{slot}.reserve", reserve_bytes)
@@ -138,6 +206,20 @@ class Ledger:
         self._parked_bytes = 0
         self._dropped = 0
         self._down_since_ns = 0
+        self._begun_ns = 0  # monotonic: when the segment was begun
+        self._offset_ns: int | None = None  # wall clock minus monotonic clock, when looked at last
+        self._reopened = False
+        self._sync: Sync | None = None
+        self._unsynced: list[int] = []  # descriptors of ended segments with bytes that no sync has covered
+        self._retired: list[int] = []  # descriptors to close when the sync under way has come back
+        self._is_name_unsynced = False
+        self._doubtful: tuple[Path, int, bytes] | None = (
+            None  # a segment whose fsync failed: path, size, hash of its last record
+        )
+        self._is_rewritten = False
+        self.synced = Position(0, "", "")
+        self.syncs = 0
+        self.dropped = 0
         self.is_down = False
         self.down_reason = ""
         self.refused_while_down = 0
@@ -148,16 +230,20 @@ class Ledger:
     # --- start and end ---------------------------------------------------------------------------------------------------------
 
     def open(self) -> Recovery:
-        """Lock the directory, recover the chain, begin a new segment that goes on with it.
+        """Lock the slot, recover the chain, begin a new segment that goes on with it.
 
         Raises LedgerDamaged, StartError (another writer, a directory others may write to, no room for the ballast).
         """
         try:
-            self._lock_directory()
+            self._directory_fd = open_directory(self._directory)
+            self._lock.acquire(wait_s=_LOCK_WAIT_S)
             end = recover_chain(self._directory, self._slot)
             self._chain = Chain(end.seq, end.hash)
             self._path = end.path
             self._size = end.size
+            self._reopened = end.was_ended
+            if end.path is not None:
+                _sync_file(end.path)  # the process that wrote it may not have come to that
             self._open = set(end.open_intents)
             unknown = tuple(sorted(end.open_intents))
             self._reserve.acquire()
@@ -169,12 +255,14 @@ class Ledger:
             self._release_files()
             raise
         self._open.clear()
+        self._reopened = False
+        self._note_synced(self._chain.seq, self._chain.hash, self._current_path().name)
         return Recovery(end.seq, end.torn, unknown)
 
-    def close(self, reason: str) -> None:
+    def close(self, reason: str, *, last: tuple[EventType, bytes] | None = None) -> None:
         """Write what waits, an outcome "unknown" for intents still open, and the end of the segment; sync; unlock. Never raises for I/O.
 
-        If that cannot be written, the next open finds the intents open and says so.
+        If that cannot be written, the next open finds the intents open and says so. last: an event to be the last before the end.
         """
         if self._directory_fd < 0:
             return
@@ -186,6 +274,8 @@ class Ledger:
             if self._pending:
                 self.flush()
             if not self.is_down:
+                if last is not None:
+                    self._pending.append((self._now_ns(), last[0].value, None, last[1]))
                 self._pending.append((self._now_ns(), EventType.SEGMENT_END.value, None, _members({"reason": reason})))
                 self._rotate_at = 1 << 62  # nothing may follow the end of the segment
                 self.flush()
@@ -193,6 +283,15 @@ class Ledger:
         self._release_files()
 
     # --- the hot path ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def slot(self) -> int:
+        return self._slot
+
+    @property
+    def written_seq(self) -> int:
+        """Number of the last record that was written, on the disk or not."""
+        return self._chain.seq
 
     @property
     def pending(self) -> int:
@@ -255,6 +354,7 @@ class Ledger:
         second = items[-1][0] // 1_000_000_000
         if second != self._checked_second:
             self._checked_second = second
+            self._check_clock()
             self._check_segment()
         error = self._write(items)
         if error is not None:
@@ -266,24 +366,110 @@ class Ledger:
 
     # --- for timers ------------------------------------------------------------------------------------------------------------
 
+    def tick(self) -> None:
+        """To be called every second or so: notices a jump of the clock and a segment that is due, also when nothing is written.
+
+        What it has to say waits for the next flush.
+        """
+        if self.is_down or self._fd < 0:
+            return
+        self._check_clock()
+        if not self._pending and self._monotonic_ns() - self._begun_ns >= self._segment_age_ns:
+            self._rotate()
+
+    def rotate(self) -> bool:
+        """End the segment and begin the next, now. Returns False if that cannot be: it goes on in this one, and tries again later."""
+        if self.is_down or self._pending or self._fd < 0:
+            self._rotate_at = 0
+            return False
+        path = self._path
+        self._rotate()
+        return self._path != path
+
+    # --- to the disk -----------------------------------------------------------------------------------------------------------
+
+    def begin_sync(self) -> Sync | None:
+        """A sync of all that is written, to be run elsewhere and given to end_sync; None if there is nothing to do, or one is under way."""
+        if self._sync is not None or self._fd < 0 or self._path is None or self.synced.seq == self._chain.seq:
+            return None
+        closing = tuple(self._unsynced)
+        self._unsynced = []
+        directory_fd = self._directory_fd if self._is_name_unsynced else None
+        self._is_name_unsynced = False
+        self._sync = Sync(self._chain.seq, self._chain.hash, self._path.name, self._fd, closing, directory_fd)
+        return self._sync
+
+    def end_sync(self, sync: Sync, error: OSError | None) -> bool:
+        """Take the result of a sync. Returns whether its records are on the disk; if not, the segment is given up and the ledger is down.
+
+        A failed sync is never tried again: the kernel may have dropped the pages, and would call the next one a success.
+        """
+        if sync is self._sync:
+            self._sync = None
+            self.syncs += 1
+            if error is None:
+                self._note_synced(sync.seq, sync.hash, sync.file)
+            else:
+                self._give_up(f"fsync: {_explain(error)}", f"fsync failed: {_explain(error)}")
+        self._close_all([*sync.closing, *(self._retired if self._sync is None else ())])
+        if self._sync is None:
+            self._retired = []
+        return error is None and self.synced.seq >= sync.seq
+
+    def give_up_sync(self, reason: str) -> None:
+        """The sync under way does not come back: as if it had failed. Its result will not count any more."""
+        if self._sync is None:
+            return
+        self._retired += [self._fd] if self._fd >= 0 else []
+        self._fd = -1  # still in use by the sync: closed when that is back
+        self._sync = None
+        self._give_up(reason, reason)
+
     def sync(self) -> None:
-        """Wait until the disk has the current segment. Raises AuditDown when it cannot; the segment is given up then.
+        """Wait here until the disk has everything written. Raises AuditDown when it cannot; the segment is given up then.
 
         Intents that wait at that moment are named by the next flush.
         """
-        if self._fd < 0:
-            return
-        try:
-            os.fdatasync(self._fd)
-        except OSError as error:
-            self._go_down(f"fsync: {_explain(error)}")
-            self._abandon(f"fsync failed: {_explain(error)}")
-            raise AuditDown(self.down_reason) from error
+        sync = self.begin_sync()
+        if sync is not None and not self.end_sync(sync, sync.run()):
+            raise AuditDown(self.down_reason)
 
-    def try_resume(self) -> bool:
-        """While down: take the ballast back, begin a new segment with what waits and an `audit.resumed` record. Returns whether it is up."""
+    def probe(self) -> OSError | None:
+        """While down: take the ballast back and make a test write reach the disk. For a thread: touches nothing that the loop uses then."""
+        path = self._directory / f"audit-{self._slot}.probe"
+        try:
+            self._check_directory()
+            # More than the ballast must be free, or the next flush would be down again.
+            self._reserve.acquire(extra=self._reserve_bytes // 4)
+            with suppress(FileNotFoundError):
+                path.unlink()
+            fd = create_file(path)
+            try:
+                write_all(fd, bytes(4096))
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+                path.unlink()
+            sync_directory(self._directory)
+            if self._doubtful is not None:
+                self._is_rewritten = rewrite_segment(*self._doubtful)
+                self._doubtful = None
+        except OSError as error:
+            self._reserve.release()
+            return error
+        return None
+
+    def try_resume(self, probed: OSError | bool = False) -> bool:  # noqa: FBT001, FBT002 - a result, handed on
+        """While down: begin a new segment with what waits and an `audit.resumed` record. Returns whether it is up.
+
+        probed: what probe returned, or True for its success; False: probe here, and wait until the new segment is on the disk.
+        """
         if not self.is_down:
             return True
+        found = self.probe() if probed is False else probed
+        if isinstance(found, OSError):
+            self.down_reason = _explain(found)
+            return False
         waiting = self._pending
         resumed = _members(
             {
@@ -294,13 +480,9 @@ class Ledger:
                 "delayed": len(waiting),
             }
         )
+        items = [*waiting, (self._now_ns(), EventType.AUDIT_RESUMED.value, None, resumed)]
         try:
-            self._check_directory()
-            # More than the ballast must be free, or the next flush would be down again.
-            self._reserve.acquire(extra=self._reserve_bytes // 4)
-            self._begin_segment(
-                [*waiting, (self._now_ns(), EventType.AUDIT_RESUMED.value, None, resumed)], with_sync=True
-            )
+            self._begin_segment(items, with_sync=probed is False)
         except OSError as error:
             self._reserve.release()
             self.down_reason = _explain(error)
@@ -311,6 +493,18 @@ class Ledger:
         self.is_down = False
         self.down_reason = ""
         return True
+
+    def _note_synced(self, seq: int, hash_: bytes, file: str) -> None:
+        self.synced = Position(seq, hash_.decode(), raw_name(file))
+
+    def _give_up(self, reason: str, abandoned: str) -> None:
+        """Records that were written may never reach the disk: never ask for this file again, and write them once more before going on."""
+        if not self.is_down:
+            self._go_down(reason)
+        self._abandon(abandoned)
+        if self._path is not None:
+            self._doubtful = (self._path, self._size, self._chain.hash)
+            self._is_rewritten = False
 
     # --- failing ---------------------------------------------------------------------------------------------------------------
 
@@ -341,11 +535,24 @@ class Ledger:
             self._abandon(f"a partial write could not be undone: {_explain(error)}")
 
     def _abandon(self, reason: str) -> None:
+        """Never write to the file again, nor ask whether it is on the disk."""
         self._abandoned = reason
         if self._fd >= 0:
-            with suppress(OSError):
-                os.close(self._fd)
+            self._retire(self._fd)
             self._fd = -1
+
+    def _retire(self, fd: int) -> None:
+        """Close a descriptor, but not under the hands of a sync."""
+        if self._sync is not None:
+            self._retired.append(fd)
+        else:
+            self._close_all([fd])
+
+    @staticmethod
+    def _close_all(fds: Iterable[int]) -> None:
+        for fd in fds:
+            with suppress(OSError):
+                os.close(fd)
 
     def _go_down(self, reason: str) -> None:
         self.is_down = True
@@ -390,6 +597,7 @@ class Ledger:
     def _park(self, size: int) -> None:
         if self._parked_bytes + size > PARKED_MAX_BYTES:
             self._dropped += 1
+            self.dropped += 1
             raise AuditDown(self.down_reason)
         self._parked_bytes += size + _RECORD_OVERHEAD_BYTES
 
@@ -410,7 +618,8 @@ class Ledger:
         try:
             write_all(fd, data)
             if with_sync:
-                os.fdatasync(fd)
+                for unsynced in (*self._unsynced, *([self._fd] if self._fd >= 0 else ()), fd):
+                    os.fdatasync(unsynced)
                 sync_directory(self._directory)
         except OSError:
             self._chain.seq = seq
@@ -421,13 +630,22 @@ class Ledger:
                 path.unlink()  # nobody was told that anything in it is recorded
             raise
         if self._fd >= 0:
-            with suppress(OSError):
-                os.close(self._fd)
+            self._unsynced.append(self._fd)
+        if with_sync:
+            for unsynced in self._unsynced:
+                self._retire(unsynced)
+            self._unsynced = []
         self._fd = fd
         self._path = path
         self._size = len(data)
+        self._begun_ns = self._monotonic_ns()
+        if with_sync:
+            self._note_synced(self._chain.seq, self._chain.hash, path.name)
+        else:
+            self._is_name_unsynced = True
         self._rotate_at = self._segment_bytes
         self._abandoned = ""
+        self._is_rewritten = False
         self.records += len(linked)
         self.written_bytes += len(data)
         self.flushes += 1
@@ -442,14 +660,16 @@ class Ledger:
                 "size": self._size,
             }
             if self._abandoned:
-                predecessor["abandoned"] = self._abandoned
+                again = "; its records were written again, to a new file of that name" if self._is_rewritten else ""
+                predecessor["abandoned"] = self._abandoned + again
         # On disk, an intent is open if it is written and its outcome is not.
         unwritten = {item[2] for item in self._pending if item[1] == _INTENT}
         owed = {item[2] for item in self._pending if item[2] is not None and item[1] == _OUTCOME}
         open_ = sorted((self._open | owed) - unwritten)
-        return _members(
-            {"segment": name, "slot": self._slot, "node": self._node, "predecessor": predecessor, "open": open_}
-        )
+        fields = {"segment": name, "slot": self._slot, "node": self._node, "predecessor": predecessor, "open": open_}
+        if self._reopened:
+            fields["reopened"] = True
+        return _members(fields)
 
     def _rotate(self) -> None:
         """End the segment and begin the next. If that fails, this one simply goes on and rotation is tried again later."""
@@ -457,6 +677,8 @@ class Ledger:
         hash_ = self._chain.hash
         size = self._size
         self._rotate_at = size + self._segment_bytes // 8
+        if len(self._unsynced) >= _MAX_UNSYNCED_SEGMENTS:
+            return
         if self._write([(self._now_ns(), EventType.SEGMENT_END.value, None, b'"reason":"rotated"')]) is None:
             try:
                 self._begin_segment((), with_sync=False)
@@ -469,6 +691,16 @@ class Ledger:
                 self._cut_back()
         if self._fd < 0:
             self._go_down(self._abandoned)
+
+    def _check_clock(self) -> None:
+        """See whether the wall clock has jumped; slewing it, at most 1 ms a second, does not count. The event waits for this flush, or the next."""
+        wall = self._now_ns()
+        offset = wall - self._monotonic_ns()
+        if self._offset_ns is not None and abs(offset - self._offset_ns) > JUMP_S * 1e9:
+            shift_ms = round((offset - self._offset_ns) / 1e6)
+            body = _members({"shift_ms": shift_ms, "expected": format_time(wall - (offset - self._offset_ns))})
+            self._pending.append((wall, EventType.CLOCK_JUMP.value, None, body))
+        self._offset_ns = offset
 
     def _check_segment(self) -> None:
         """See that the file being written is still the one at its path, and as long as we made it. Raises AuditDown."""
@@ -529,26 +761,13 @@ class Ledger:
                 block = os.pread(self._fd, min(1 << 20, self._size - offset), offset)
                 write_all(fd, block)
                 offset += len(block)
-        finally:
+        except OSError:
             os.close(fd)
+            raise
+        self._unsynced.append(fd)
         return target.name
 
     # --- the directory ---------------------------------------------------------------------------------------------------------
-
-    def _lock_directory(self) -> None:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._directory_fd = fd
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StartError(
-                f"audit ledger in {self._directory} is in use by another process; give each proxy a directory of its own, or stop the other one"
-            ) from None
-        if os.fstat(fd).st_mode & 0o022:
-            raise StartError(
-                f"audit directory {self._directory} can be written by others; run chmod 700 {self._directory}"
-            )
 
     def _check_directory(self) -> None:
         """Raises OSError if the directory at its path is not the one that was opened."""
@@ -560,11 +779,11 @@ class Ledger:
             )
 
     def _release_files(self) -> None:
-        for fd in (self._fd, self._directory_fd):
-            if fd >= 0:
-                with suppress(OSError):
-                    os.close(fd)
+        self._close_all(fd for fd in (*self._unsynced, *self._retired, self._fd, self._directory_fd) if fd >= 0)
+        self._unsynced = []
+        self._retired = []
         self._fd = self._directory_fd = -1
+        self._lock.release()
 
     def _recovery_items(self, end: ChainEnd, unknown: tuple[Key, ...]) -> list[Item]:
         """Records that close what a crash left open; none after an end in good order."""
@@ -592,6 +811,14 @@ class Ledger:
 
 def _members(fields: dict[str, object]) -> bytes:
     return orjson.dumps(fields)[1:-1]
+
+
+def _sync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
 
 
 def _explain(error: OSError) -> str:

@@ -61,7 +61,7 @@ class ChainEnd:
 
     seq, hash: of the last good record, 0 and zeros for a chain that has not begun. path: its segment, size: bytes up to its end;
     None and 0 at the beginning. open_intents: without outcome so far. last_type: of the last record. was_rotated: it says that a successor
-    exists. torn: what has been cut off, oldest first.
+    exists; was_ended: that its slot went out of use. torn: what has been cut off, oldest first.
     """
 
     seq: int = 0
@@ -71,6 +71,7 @@ class ChainEnd:
     open_intents: frozenset[Key] = frozenset()
     last_type: bytes = b""
     was_rotated: bool = False
+    was_ended: bool = False
     torn: tuple[Torn, ...] = field(default=())
 
 
@@ -97,9 +98,31 @@ def recover_chain(directory: Path, slot: int) -> ChainEnd:
                 raise LedgerDamaged(path, end.seq + 1, "a compressed segment does not end with a record")
             torn.append(_cut_tail(path, tail))
         return ChainEnd(
-            end.seq, end.hash, path, tail, end.open_intents, end.last_type, end.was_rotated, tuple(torn[::-1])
+            end.seq,
+            end.hash,
+            path,
+            tail,
+            end.open_intents,
+            end.last_type,
+            end.was_rotated,
+            end.was_ended,
+            tuple(torn[::-1]),
         )
     return ChainEnd(torn=tuple(torn[::-1]))
+
+
+def has_chain_ended(directory: Path, slot: int) -> bool:
+    """Whether the slot's chain ends in good order with `chain_end`. Changes nothing. Raises LedgerDamaged, OSError."""
+    segments = find_segments(directory).get(slot, [])
+    if not segments:
+        return False
+    first_seq, path = segments[-1]
+    try:
+        end, tail = _read_segment(path, first_seq)
+    except SegmentDamaged as error:
+        raise LedgerDamaged(path, first_seq, str(error)) from error
+    is_whole = end is not None and tail == segment_size(path)
+    return is_whole and end is not None and end.was_ended and end.last_type == EventType.SEGMENT_END
 
 
 def _read_segment(path: Path, first_seq: int) -> tuple[ChainEnd | None, int]:
@@ -108,7 +131,7 @@ def _read_segment(path: Path, first_seq: int) -> tuple[ChainEnd | None, int]:
     prev = b""
     good = 0
     last = b""
-    was_rotated = False
+    was_rotated = was_ended = False
     open_intents: set[Key] = set()
     with open_segment(path) as file:
         while line := file.readline(MAX_LINE_BYTES + 1):
@@ -121,15 +144,18 @@ def _read_segment(path: Path, first_seq: int) -> tuple[ChainEnd | None, int]:
                 raise LedgerDamaged(path, seq + 1, "it does not follow the record before")
             if last == EventType.SEGMENT_END:
                 raise LedgerDamaged(path, seq + 1, "records follow the end of the segment")
+            if was_ended and checked[3] != EventType.SEGMENT_END:
+                raise LedgerDamaged(path, seq + 1, "records follow the end of the chain")
             seq, _, _, last, prev = checked
             good += len(line)
+            was_ended = was_ended or last == EventType.CHAIN_END
             try:
                 was_rotated = _follow(last, line, raw_name(path.name), open_intents, is_first=seq == first_seq)
             except (ValueError, KeyError, TypeError) as error:
                 raise LedgerDamaged(path, seq, "its fields are not those of its type") from error
     if seq < first_seq:
         return None, 0
-    return ChainEnd(seq, prev, path, good, frozenset(open_intents), last, was_rotated), good
+    return ChainEnd(seq, prev, path, good, frozenset(open_intents), last, was_rotated, was_ended), good
 
 
 def _follow(type_: bytes, line: bytes, name: str, open_intents: set[Key], *, is_first: bool) -> bool:

@@ -22,7 +22,7 @@ from dbproxy.errors import DbproxyError
 
 _NAME = re.compile(r"audit-([0-9]{1,4})-([0-9]{16})\.jsonl(\.gz)?")
 _OWN_FILES = re.compile(
-    r"audit-[0-9]{1,4}\.(reserve|lock)|audit-[0-9]{1,4}-[0-9]{16}(\.[0-9]+)?\.torn|audit-[0-9]{1,4}-[0-9]{16}\.jsonl\.(gz|copy)\.part|digest\.key"
+    r"audit-[0-9]{1,4}\.(reserve|lock|probe)|audit-[0-9]{1,4}-[0-9]{16}(\.[0-9]+)?\.torn|audit-[0-9]{1,4}-[0-9]{16}\.jsonl\.(gz|copy)\.part|digest\.key"
 )
 COMPRESSED = ".gz"
 """What a compressed segment's name ends with, after the name of the original."""

@@ -179,19 +179,42 @@ def test_failed_fsync_gives_the_segment_up(ledger: Ledger, tmp_path: Path, disk:
     disk.sync_error = errno.EIO
     with pytest.raises(AuditDown):
         ledger.sync()
-    before = (tmp_path / "audit" / "audit-0-0000000000000001.jsonl").read_bytes()
+    path = tmp_path / "audit" / "audit-0-0000000000000001.jsonl"
+    before, inode = path.read_bytes(), path.stat().st_ino
     assert not ledger.try_resume()  # the new segment must reach the disk before anything counts as written again
     disk.sync_error = 0
     assert ledger.try_resume()
     ledger.outcome(("s1", 1), OUTCOME)
     ledger.close("test")
-    assert (tmp_path / "audit" / "audit-0-0000000000000001.jsonl").read_bytes() == before
+    assert path.read_bytes() == before
+    assert path.stat().st_ino != inode, "its pages may be lost: the records must be written again, to another file"
     starts = [record for record in records(tmp_path / "audit") if record["type"] == "segment.start"]
-    assert "fsync" in starts[-1]["predecessor"]["abandoned"]
+    assert starts[-1]["predecessor"]["abandoned"].startswith("fsync failed")
+    assert "written again" in starts[-1]["predecessor"]["abandoned"]
     check(tmp_path / "audit")
 
 
+def test_records_that_cannot_be_read_back_after_a_failed_fsync_stay_where_they_are(
+    ledger: Ledger, tmp_path: Path, disk: FakeDisk
+) -> None:
+    forward(ledger, 1)
+    disk.sync_error = errno.EIO
+    with pytest.raises(AuditDown):
+        ledger.sync()
+    path = tmp_path / "audit" / "audit-0-0000000000000001.jsonl"
+    data = bytearray(path.read_bytes())
+    data[-200] ^= 1
+    path.write_bytes(data)
+    disk.sync_error = 0
+    assert ledger.try_resume()
+    starts = [json.loads(line) for line in max((tmp_path / "audit").glob("*.jsonl")).read_bytes().splitlines()]
+    assert "written again" not in starts[0]["predecessor"]["abandoned"]
+    assert path.read_bytes() == data
+    assert verify_directory(tmp_path / "audit").status is Status.TAMPERED
+
+
 def test_intents_waiting_when_a_sync_fails_are_named_by_the_next_flush(ledger: Ledger, disk: FakeDisk) -> None:
+    forward(ledger, 0)
     ledger.intent(("s1", 1), BODY)
     disk.sync_error = errno.EIO
     with pytest.raises(AuditDown) as from_sync:
