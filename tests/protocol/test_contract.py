@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from random import Random
 
 import pytest
+from support import my_bytes as my
 from support import pg_bytes as pg
 from support.recorder import Answered, Closed, Finished, Judged, Recorder, Synced, feed, refuse
-from support.relays import postgres_relay
+from support.relays import mysql_relay, postgres_relay
 from support.toy_protocol import ToyRelay
 
 from protocol.contract import FORWARD, Refusal, Relay, Side, Statement, Verdict, Why
@@ -50,6 +51,16 @@ DIALECTS = [
         _answer_to_ask,
         pg.error("42703") + pg.ready(),
         pg.frame("y", b"?"),
+    ),
+    Dialect(
+        "mysql",
+        mysql_relay,
+        my.query,
+        my.answer(*my.result()),
+        my.answer(my.err()),
+        lambda _: my.answer(*my.result(my.row("yes"))),
+        b"",
+        my.frame(b"", 7),
     ),
     Dialect(
         "toy",

@@ -8,11 +8,16 @@ from support.recorder import Recorder, always_forward
 from support.transcripts import replay_in_all_cuts
 
 from protocol.contract import Host, Side, Statement, Verdict
+from protocol.mysql.relay import MySQLRelay
 from protocol.postgres.relay import PostgresRelay
 
 
 def postgres_relay(host: Host, **limits: Any) -> PostgresRelay:
     return PostgresRelay(host, **limits)
+
+
+def mysql_relay(host: Host, **options: Any) -> MySQLRelay:
+    return MySQLRelay(host, **options)
 
 
 def play(source: str, **limits: Any) -> None:
