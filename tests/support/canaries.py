@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-HOLDS_SECRETS = {".password", ".yaml"}
+PASSWORD_FILES = {".password", ".secret"}
+HOLDS_SECRETS = {*PASSWORD_FILES, ".yaml"}
 _KEY = re.compile(rb"\A-----BEGIN [A-Z ]*PRIVATE KEY-----\s+(\S+)")
 _VERIFIER = re.compile(r"SCRAM-SHA-256\$\d+:[^$\s]+\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)")
 _SHORTEST = 5  # what is shorter is found in anything
@@ -33,7 +34,7 @@ def secrets_in(folder: Path) -> dict[str, bytes]:
     """Private keys, password files and verifiers in a folder, by a name that may be shown."""
     found: dict[str, bytes] = {}
     for path in _files(folder):
-        if path.suffix == ".password":
+        if path.suffix in PASSWORD_FILES:
             found[path.name] = path.read_bytes().strip()
         elif path.suffix == ".yaml":
             for number, parts in enumerate(_VERIFIER.findall(path.read_text(errors="replace"))):
