@@ -1,13 +1,14 @@
 """SECURITY_BAR J3, J4, J6: a reader that does not keep up holds up its server, not the proxy's memory.
 
-The bar's own sizes (1 GB at 1 MB/s, 200 readers of 100 MB) run with BAR=full; the ordinary run is a scaled-down twin.
+The bar's own sizes (1 GB, 200 readers of 100 MB) run with BAR=full; the ordinary run is a scaled-down twin. 1 GB at 1 MB/s
+is 17 minutes, so BAR=full reads 1 GB at 16 MB/s and 240 MiB at 1 MB/s; BAR=hours reads the 1 GB at 1 MB/s as well.
 """
 
 from __future__ import annotations
 
 import hashlib
 import socket
-import threading
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any
 import pytest
 from support import pg_bytes as pg
 from support.bar import memory_kib
-from support.figures import IS_FULL, record, scaled
+from support.figures import IS_HOURS, record, scaled
 from support.proxy import Proxy
 from support.raw_client import RawClient, errors, logged_in, outline
 from support.servers import Database
+from support.slow_readers import slow_readers
 
 ROW_BYTES = 8192
 END = pg.ready("I")
@@ -60,14 +62,21 @@ def roomy(settings: dict[str, Any]) -> None:
     settings["limits"] = {"max_sessions_per_address": 1000, "max_sessions_per_user": 1000, "max_sessions": 2000}
 
 
+READERS = {
+    "fast": (scaled(96, 1024), None),
+    "slow": (scaled(96, 1024), scaled(24 << 20, 16 << 20)),
+    "slowest": (scaled(8, 1024 if IS_HOURS else 240), scaled(4 << 20, 1 << 20)),
+}
+"""How many MiB at how many bytes a second; None: as fast as it can."""
+
+
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("is_slow", [True, False], ids=["slow reader", "fast reader"])
+@pytest.mark.parametrize("reader", READERS)
 def test_large_result_passes_unharmed_and_takes_no_memory(
-    make_proxy: Callable[..., Proxy], vault: Database, is_slow: bool
+    make_proxy: Callable[..., Proxy], vault: Database, reader: str
 ) -> None:
     """J3: at most 32 MiB more, and not a byte changed."""
-    megabytes = scaled(96, 1024)
-    bytes_per_s = (1 << 20 if IS_FULL else 24 << 20) if is_slow else None
+    megabytes, bytes_per_s = READERS[reader]
     proxy = make_proxy(database=vault.name, change=roomy)
     sql = sized(rows_for(megabytes))
     with logged_in(vault.server.address(vault.name), timeout_s=60) as direct:
@@ -81,11 +90,12 @@ def test_large_result_passes_unharmed_and_takes_no_memory(
     outcome = proxy.wait_for_record(lambda each: each["type"] == "statement.outcome" and each["rows"] > 1000)
     assert (outcome["rows"], outcome["received_bytes"]) == (rows_for(megabytes), seen[1])
     record(
-        f"J3.{'slow' if is_slow else 'fast'}",
+        f"J3.{reader}",
         "results changed on the way, or memory grown by more than 32 MiB",
         count=1,
         failures=int(seen != expected) + (grown > 32 * 1024),
         megabytes=megabytes,
+        bytes_per_s=bytes_per_s,
         rss_growth_kib=grown,
     )
 
@@ -112,50 +122,61 @@ def test_reader_that_stops_stops_its_server(make_proxy: Callable[..., Proxy], va
     assert grown < 32 * 1024
 
 
+def p99_ms(client: RawClient, seconds: float) -> float:
+    """Of one statement after the other, with a pause of 2 ms between them."""
+    waits = []
+    until = time.perf_counter() + seconds
+    while (started := time.perf_counter()) < until:
+        client.query("select 1")
+        waits.append(time.perf_counter() - started)
+        time.sleep(0.002)
+    return sorted(waits)[int(len(waits) * 0.99)] * 1e3
+
+
 @pytest.mark.timeout(7200)
 def test_many_slow_readers_stay_within_their_share(make_proxy: Callable[..., Proxy], vault: Database) -> None:
-    """J4: 200 readers, 512 MiB, that is 2.56 MiB each; the others go on."""
-    readers = scaled(24, 180)
-    megabytes = scaled(16, 100)
+    """J4: 200 readers in 512 MiB, each with the whole of its result; the others go on nearly as fast.
+
+    The others' latency is compared with that of rounds in between in which the readers read nothing, in the full run only:
+    on a machine that is busy with other things the short one would say nothing.
+    """
+    readers = 200
+    megabytes = scaled(6, 100)
+    rounds = scaled(0, 20)
     proxy = make_proxy(database=vault.name, change=roomy)
     sql = sized(rows_for(megabytes))
     with logged_in(vault.server.address(vault.name), timeout_s=60) as direct:
         expected = read_stream(direct, sql, None)
-    clients = [RawClient.open(proxy.host, proxy.port, 300) for _ in range(readers)]
-    for number, client in enumerate(clients):
-        client.login(proxy.address("alice" if number % 2 else "bob"))
-    results: list[tuple[str, int]] = []
-    waits: list[float] = []
-
-    def read(client: RawClient) -> None:
-        results.append(read_stream(client, sql, (1 if IS_FULL else 4) << 20))
-
+    addresses = [proxy.address("alice" if number % 2 else "bob") for number in range(readers)]
     with logged_in(proxy.address("carol"), timeout_s=60) as other:
         other.query("select 1")
         before = forget_peak(proxy)
-        threads = [threading.Thread(target=read, args=(client,)) for client in clients]
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads):
-            started = time.perf_counter()
-            assert not errors(other.query("select 1"))
-            waits.append(time.perf_counter() - started)
-            time.sleep(0.02)
+        with slow_readers(addresses, sql, bytes_per_s=scaled(4 << 20, 1 << 19)) as slow:
+            p99_ms(other, 2)  # until every buffer on the way is full
+            loaded, quiet = [], []
+            for _ in range(rounds):
+                slow.go()
+                loaded.append(p99_ms(other, 2.5))
+                slow.hold()
+                p99_ms(other, 0.5)
+                quiet.append(p99_ms(other, 2.5))
+            results = slow.finish()
         grown = memory_kib(proxy.process.pid, "VmHWM") - before
-    for client in clients:
-        client.close()
     wrong = sum(result != expected for result in results) + readers - len(results)
-    share = 512 * 1024 * readers / 200
-    waits.sort()
+    figures = {}
+    is_slowed = False
+    if rounds:
+        medians = statistics.median(quiet), statistics.median(loaded)
+        is_slowed = medians[1] > 2 * medians[0]
+        figures = {"others_p99_ms_without": round(medians[0], 2), "others_p99_ms_with": round(medians[1], 2)}
     record(
         "J4",
-        "results changed on the way, or memory grown beyond 2.56 MiB for each reader",
+        "results changed on the way, memory grown beyond 512 MiB, or others' p99 more than twice that without readers",
         count=readers,
-        failures=wrong + (grown > share),
+        failures=wrong + (grown > 512 * 1024) + is_slowed,
         megabytes_each=megabytes,
         rss_growth_kib=grown,
-        allowed_kib=int(share),
-        others_p99_ms=round(waits[int(len(waits) * 0.99)] * 1e3, 2),
+        **figures,
     )
 
 

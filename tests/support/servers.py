@@ -40,7 +40,7 @@ PASSWORDS = {
 }
 _SETTINGS = {
     **LOG_SETTINGS,
-    "max_connections": "200",
+    "max_connections": "300",
     "max_prepared_transactions": "20",
     "wal_level": "logical",
     "shared_buffers": "64MB",
