@@ -96,7 +96,11 @@ class Session:
         "_running",
         "_server",
         "_statements",
-        "_totals",
+        "_total_received",
+        "_total_refused",
+        "_total_rows",
+        "_total_sent",
+        "_total_statements",
         "_transaction",
         "_turn",
         "_type_names",
@@ -158,7 +162,11 @@ class Session:
         self._outgoing: list[bytes] = []
         self._write_client: Callable[[bytes], object] = _write_nowhere
         self._write_server: Callable[[bytes], object] = _write_nowhere
-        self._totals = [0, 0, 0, 0, 0]  # statements, refused, rows, received bytes, sent bytes
+        self._total_statements = 0
+        self._total_refused = 0
+        self._total_rows = 0
+        self._total_received = 0
+        self._total_sent = 0
         self._ended = False
         self.started_ns = self.last_active_ns = monotonic_ns()
         self.relay: Relay | None = None
@@ -388,7 +396,7 @@ class Session:
 
     def _refuse_unrecorded(self, down: AuditDown) -> Verdict:
         self._turn.ledger.refused_while_down += 1
-        self._totals[1] += 1
+        self._total_refused += 1
         text = "dbproxy: the audit trail cannot be written, so nothing may run"
         return Verdict(Refusal(Why.AUDIT_DOWN, text, down.reason, "Try again; the session stays open."))
 
@@ -446,7 +454,7 @@ class Session:
             self._turn.append(EventType.STATEMENT_REFUSED, body + b"," + members(told))
         except AuditDown:
             self._turn.ledger.refused_while_down += 1
-        self._totals[1] += 1
+        self._total_refused += 1
         self._counters.count_statement(*ruling.counted)
         if decision.action is Action.TERMINATE:
             self._turn.call_soon(lambda: self.end(refusal))
@@ -493,23 +501,24 @@ class Session:
             return
         entry, started_ns = running
         rows, received, sent, tag = outcome.rows, outcome.received_bytes, outcome.sent_bytes, outcome.tag
-        totals = self._totals
-        totals[0] += 1
-        totals[2] += rows
-        totals[3] += received
-        totals[4] += sent
+        self._total_statements += 1
+        self._total_rows += rows
+        self._total_received += received
+        self._total_sent += sent
         counters = self._counters
         counters.rows += rows
         counters.received_bytes += received
         counters.sent_bytes += sent
         now = self.last_active_ns = self._monotonic_ns()
-        body = b'%b,"status":"%b","rows":%d,"received_bytes":%d,"sent_bytes":%d,"duration_ms":%.3f' % (
+        micros = (now - started_ns) // 1000
+        body = b'%b,"status":"%b","rows":%d,"received_bytes":%d,"sent_bytes":%d,"duration_ms":%d.%03d' % (
             self._members,
             _STATUS[outcome.status],
             rows,
             received,
             sent,
-            (now - started_ns) / 1e6,
+            micros // 1000,
+            micros % 1000,
         )
         if tag:
             body += b',"tag":"%b"' % tag if tag.replace(b" ", b"").isalnum() else b"," + text_member(b"tag", tag)
@@ -663,18 +672,17 @@ class Session:
             self.finished(statement_id, Outcome(Status.UNKNOWN))
         if why in (Why.PROTOCOL, Why.TOO_LARGE, Why.UNSUPPORTED):
             self._counters.protocol_errors += 1
-        statements, refused, rows, received, sent = self._totals
         fields = {
             "session": self.session_id,
             **self._identity,
             "why": why.value,
             "side": side.name.lower(),
             "detail": detail,
-            "statements": statements,
-            "refused": refused,
-            "rows": rows,
-            "received_bytes": received,
-            "sent_bytes": sent,
+            "statements": self._total_statements,
+            "refused": self._total_refused,
+            "rows": self._total_rows,
+            "received_bytes": self._total_received,
+            "sent_bytes": self._total_sent,
             "duration_ms": (self._monotonic_ns() - self.started_ns) / 1e6,
         }
         with suppress(AuditDown):  # the ledger counts what it had to drop

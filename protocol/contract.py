@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, IntEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Side(IntEnum):
@@ -124,7 +124,7 @@ class Verdict:
         self.refusal = refusal
 
 
-FORWARD = Verdict(None)
+FORWARD: Final = Verdict(None)
 
 
 class Status(Enum):

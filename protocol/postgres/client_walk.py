@@ -5,23 +5,21 @@ What each message means, and whether it may pass, is for requests.py. Counterpar
 
 from __future__ import annotations
 
-from struct import Struct
+from typing import Final
 
 from protocol.contract import Why
 from protocol.errors import MalformedMessage, MessageTooLarge, ProtocolError, UnexpectedMessage
 from protocol.postgres import pipeline as due
 from protocol.postgres.line import CLIENT, SERVER, TURN, Line
 from protocol.postgres.requests import HOLD, PASS, REFUSE, STOP, Requests
-from protocol.postgres.scan import COPY_DATA, scan_rows
+from protocol.postgres.scan import COPY_DATA, read_header, scan_rows
 from protocol.postgres.whole import join_whole
 from protocol.postgres.wire import FLUSH, TERMINATE
 
-_header = Struct(">BI").unpack_from
-
-_SLICE_BYTES = 16_384
+_SLICE_BYTES: Final = 16_384
 """Of held bytes, walked in one loop turn: some 500 statements of the smallest kind."""
 
-_UNSYNCED = (due.PARSE, due.BIND, due.DESCRIBE, due.EXECUTE, due.CLOSE, due.REFUSED_STEP)
+_UNSYNCED: Final = (due.PARSE, due.BIND, due.DESCRIBE, due.EXECUTE, due.CLOSE, due.REFUSED_STEP)
 
 
 class ClientWalk:
@@ -126,7 +124,7 @@ class ClientWalk:
             position, span = self._stream(end)
         try:
             while end - position >= 5:
-                kind, size = _header(data, position)
+                kind, size = read_header(data, position)
                 following = position + size + 1
                 if following > end or size < 4 or size > self._max_statement:
                     if not self._await_more(data, span, position, end, kind, size):

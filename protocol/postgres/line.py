@@ -6,6 +6,8 @@ object. It decodes no message and decides nothing; the replies that are due are 
 
 from __future__ import annotations
 
+from typing import Final
+
 from protocol.contract import Host, Outcome, Refusal, Side, Statement, Status, Transaction, Why
 from protocol.errors import MessageTooLarge, ProtocolError, UnsupportedFeature
 from protocol.postgres import pipeline as due
@@ -13,18 +15,18 @@ from protocol.postgres.names import Portal
 from protocol.postgres.pipeline import Pipeline
 from protocol.postgres.wire import TERMINATE, refusal_error
 
-CLIENT = Side.CLIENT
-SERVER = Side.SERVER
+CLIENT: Final = Side.CLIENT
+SERVER: Final = Side.SERVER
 
 # Why the client's bytes wait; a set of bits.
-JUDGING = 1
-COPY = 2
+JUDGING: Final = 1
+COPY: Final = 2
 """A statement that may start COPY IN was sent: whether a Sync behind it counts is only known from the answer."""
-NAMES = 4
+NAMES: Final = 4
 """The next message names something whose meaning depends on the fate of an earlier group."""
-ASKING = 8
-HOST = 16
-TURN = 32
+ASKING: Final = 8
+HOST: Final = 16
+TURN: Final = 32
 """More of what was held follows in the next loop turn: others must have theirs."""
 
 

@@ -12,9 +12,7 @@ from struct import unpack_from
 
 from protocol.contract import Side
 from protocol.errors import MalformedMessage
-
-_uint16 = struct.Struct(">H").unpack_from
-_int32 = struct.Struct(">i").unpack_from
+from protocol.postgres.scan import read_int32, read_uint16
 
 
 def parse_query(body: bytes) -> bytes:
@@ -46,14 +44,14 @@ def parse_bind(body: bytes) -> tuple[bytes, bytes, tuple[int, ...], tuple[bytes 
     position = name_end + 1
     size = len(body)
     try:
-        (format_count,) = _uint16(body, position)
+        format_count = read_uint16(body, position)
         formats: tuple[int, ...] = unpack_from(f">{format_count}H", body, position + 2) if format_count else ()
         position += 2 + 2 * format_count
-        (count,) = _uint16(body, position)
+        count = read_uint16(body, position)
         position += 2
         values: list[bytes | None] = []
         for _ in range(count):
-            (length,) = _int32(body, position)
+            length = read_int32(body, position)
             position += 4
             if length == -1:
                 values.append(None)
@@ -63,8 +61,8 @@ def parse_bind(body: bytes) -> tuple[bytes, bytes, tuple[int, ...], tuple[bytes 
                 raise MalformedMessage(Side.CLIENT, "Bind parameter has an impossible length")
             values.append(body[position:following])
             position = following
-        (result_count,) = _uint16(body, position)
-    except struct.error as fault:
+        result_count = read_uint16(body, position)
+    except (struct.error, IndexError) as fault:
         raise MalformedMessage(Side.CLIENT, "Bind is cut short") from fault
     if position + 2 + 2 * result_count != size:
         raise MalformedMessage(Side.CLIENT, "Bind has bytes left over or missing")
@@ -154,16 +152,16 @@ def parse_row(body: bytes) -> tuple[bytes | None, ...]:
 def check_row(data: bytes, position: int, end: int) -> None:
     """Raise MalformedMessage unless data[position:end] is a DataRow body whose field lengths add up."""
     try:
-        (count,) = _uint16(data, position)
+        count = read_uint16(data, position)
         position += 2
         for _ in range(count):
-            (length,) = _int32(data, position)
+            length = read_int32(data, position)
             position += 4
             if length > 0:
                 position += length
             elif length < -1:
                 raise MalformedMessage(Side.SERVER, "DataRow field has a negative length")
-    except struct.error as fault:
+    except IndexError as fault:
         raise MalformedMessage(Side.SERVER, "DataRow is cut short") from fault
     if position != end:
         raise MalformedMessage(Side.SERVER, "DataRow fields disagree with its size")

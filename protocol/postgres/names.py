@@ -7,14 +7,14 @@ forgotten if the server skipped it. Which answer confirms what is for pipeline.p
 from __future__ import annotations
 
 import re
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from protocol.contract import Statement
 
-MAX_NAME_BYTES = 63
-_FORGETTING = re.compile(rb"(?:\A|[;\r\n'\"$]|\*/)\s*(?:deallocate|discard)\b", re.ASCII)
+MAX_NAME_BYTES: Final = 63
+_FORGETTING: Final = re.compile(rb"(?:\A|[;\r\n'\"$]|\*/)\s*(?:deallocate|discard)\b", re.ASCII)
 """One of the two commands where a statement can begin, also inside a body of code; a column of that name rarely stands so."""
-_DEALLOCATE_ONE = re.compile(
+_DEALLOCATE_ONE: Final = re.compile(
     rb'\s*deallocate\s+(?:prepare\s+)?(?:(?!all\b)([a-z_][a-z0-9_$]*)|"([^"\0]+)")\s*;?\s*', re.IGNORECASE | re.ASCII
 )
 """DEALLOCATE of a single name and nothing else; drivers send it to make room for another."""

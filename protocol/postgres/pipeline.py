@@ -12,33 +12,34 @@ group is what stands between two Syncs. What names stand for is in names.py.
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from protocol.contract import Refusal
 from protocol.postgres.names import Names, Portal, Prepared
 
 # What a queue entry stands for; the entry is (kind, statement id or 0, payload). A tuple as payload is (ord("S") or
 # ord("P"), name): the name that is forgotten, by Close or because a Query destroys the unnamed statement.
-PARSE = 1
-BIND = 2
-DESCRIBE = 3
-EXECUTE = 4
-CLOSE = 5
-SYNC = 6
-QUERY = 7
-FUNCTION = 8
-REFUSED_STEP = 9
+PARSE: Final = 1
+BIND: Final = 2
+DESCRIBE: Final = 3
+EXECUTE: Final = 4
+CLOSE: Final = 5
+SYNC: Final = 6
+QUERY: Final = 7
+FUNCTION: Final = 8
+REFUSED_STEP: Final = 9
 """Our failing Parse in place of a refused extended message; payload: Refused."""
-REFUSED_QUERY = 10
+REFUSED_QUERY: Final = 10
 """Our failing Query in place of a refused Query or FunctionCall; payload: Refused."""
-ASK = 11
+ASK: Final = 11
 """The proxy's own query."""
-WHOLE = 12
+WHOLE: Final = 12
 """Bind, Execute and Sync of the unnamed portal that came in one piece, the commonest thing that drivers send.
 
 The change of the unnamed portal is not pending in `portals` unless the entry is expanded: whoever asks for that portal
 while there is such an entry has to wait, see is_portal_unsettled.
 """
-WHOLE_DESCRIBED = 13
+WHOLE_DESCRIBED: Final = 13
 """The same with a Describe of the portal after the Bind. INVARIANT: no kind but these two is as high as WHOLE."""
 
 

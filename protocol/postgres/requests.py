@@ -12,6 +12,8 @@ Counterpart: replies.py.
 
 from __future__ import annotations
 
+from typing import Final
+
 from protocol.contract import FORWARD, Act, Outcome, Refusal, Statement, Status, Verdict, Why
 from protocol.errors import MalformedMessage, UnexpectedMessage
 from protocol.postgres import pipeline as due
@@ -30,11 +32,13 @@ from protocol.postgres.scan import COPY_DATA
 from protocol.postgres.wire import RESERVED_NAME, message
 
 # What becomes of a message.
-PASS = 0
-DROP = 1
-HOLD = 2
-STOP = 3
-REFUSE = 4
+PASS: Final = 0
+DROP: Final = 1
+HOLD: Final = 2
+STOP: Final = 3
+REFUSE: Final = 4
+
+_EXECUTE: Final = Act.EXECUTE
 
 
 class Requests:
@@ -76,9 +80,9 @@ class Requests:
             statement_id = self._next_id
             self._next_id = statement_id + 1
             if prepared is None:
-                statement = Statement(statement_id, Act.EXECUTE, None, name, values, formats)
+                statement = Statement(statement_id, _EXECUTE, None, name, values, formats)
             else:
-                statement = Statement(statement_id, Act.EXECUTE, prepared.text, name, values, formats, prepared.types)
+                statement = Statement(statement_id, _EXECUTE, prepared.text, name, values, formats, prepared.types)
             if portal_name:
                 statement.portal = portal_name
             verdict = self._host.judge(statement)

@@ -6,7 +6,7 @@ come: this direction knows the client's walk, not the other way round. Counterpa
 
 from __future__ import annotations
 
-from struct import Struct
+from typing import Final
 
 from protocol.errors import MalformedMessage, MessageTooLarge, ProtocolError
 from protocol.postgres import pipeline as due
@@ -14,12 +14,10 @@ from protocol.postgres.client_walk import ClientWalk
 from protocol.postgres.line import ASKING, CLIENT, COPY, JUDGING, NAMES, SERVER, Line
 from protocol.postgres.replies import Replies
 from protocol.postgres.rows import parse_first_field
-from protocol.postgres.scan import COPY_DATA, DATA_ROW, scan_rows
+from protocol.postgres.scan import COPY_DATA, DATA_ROW, read_header, scan_rows
 from protocol.postgres.whole import settle_whole
 
-_header = Struct(">BI").unpack_from
-
-_ROWS = (DATA_ROW, COPY_DATA)
+_ROWS: Final = (DATA_ROW, COPY_DATA)
 
 
 class ServerWalk:
@@ -81,7 +79,7 @@ class ServerWalk:
                     span = position
             if end - position < 5:
                 break
-            kind, size = _header(data, position)
+            kind, size = read_header(data, position)
             following = position + size + 1
             if size < 4:
                 raise MalformedMessage(SERVER, "message length below 4")

@@ -9,23 +9,25 @@ over three messages and back: 5 of 21 µs per prepared query.
 
 from __future__ import annotations
 
-from struct import Struct
+from typing import Final
 
 from protocol.contract import Outcome, Status, Transaction
 from protocol.postgres import pipeline as due
 from protocol.postgres.line import Line
 from protocol.postgres.names import Portal
 from protocol.postgres.rows import check_rows, parse_row_count
-from protocol.postgres.scan import DATA_ROW, scan_rows
+from protocol.postgres.scan import DATA_ROW, read_header, scan_rows
 from protocol.postgres.wire import SYNC, TRANSACTIONS
 
-_header = Struct(">BI").unpack_from
-
-_EXECUTE_SYNC = b"E\0\0\0\x09\0\0\0\0\0" + SYNC
-_DESCRIBE_EXECUTE_SYNC = b"D\0\0\0\x06P\0" + _EXECUTE_SYNC
-_BIND_COMPLETE = b"2\0\0\0\x04"
-_NO_DATA = b"n\0\0\0\x04"
-_READY = b"Z\0\0\0\x05"
+_EXECUTE_SYNC: Final = b"E\0\0\0\x09\0\0\0\0\0" + SYNC
+_DESCRIBE_EXECUTE_SYNC: Final = b"D\0\0\0\x06P\0" + _EXECUTE_SYNC
+_BIND_COMPLETE: Final = b"2\0\0\0\x04"
+_NO_DATA: Final = b"n\0\0\0\x04"
+_READY: Final = b"Z\0\0\0\x05"
+_DESCRIBED_SIZE: Final = len(_DESCRIBE_EXECUTE_SYNC)
+_SIZE: Final = len(_EXECUTE_SYNC)
+_OK: Final = Status.OK
+_IDLE: Final = Transaction.IDLE
 
 
 def join_whole(line: Line, data: bytes, position: int) -> int:
@@ -39,10 +41,10 @@ def join_whole(line: Line, data: bytes, position: int) -> int:
         return position
     kind = 0
     if not (portal.name or portal.may_copy or portal.may_forget or portal.may_execute):
-        if data.startswith(_DESCRIBE_EXECUTE_SYNC, position):
-            kind, size = due.WHOLE_DESCRIBED, len(_DESCRIBE_EXECUTE_SYNC)
-        elif data.startswith(_EXECUTE_SYNC, position):
-            kind, size = due.WHOLE, len(_EXECUTE_SYNC)
+        if data[position : position + _DESCRIBED_SIZE] == _DESCRIBE_EXECUTE_SYNC:
+            kind, size = due.WHOLE_DESCRIBED, _DESCRIBED_SIZE
+        elif data[position : position + _SIZE] == _EXECUTE_SYNC:
+            kind, size = due.WHOLE, _SIZE
     pipe = line.pipe
     if not kind:
         pipe.portals.change(portal.name, pipe.group, portal)
@@ -64,13 +66,13 @@ def settle_whole(line: Line, data: bytes, start: int, end: int) -> int:
     position = start + 5
     size: int
     kind, statement_id, portal = line.queue[0]
-    if not data.startswith(_BIND_COMPLETE, start):
+    if data[start:position] != _BIND_COMPLETE:
         return 0
     if kind == due.WHOLE_DESCRIBED:
-        if data.startswith(_NO_DATA, position):
+        if data[position : position + 5] == _NO_DATA:
             position += 5
         elif position + 5 <= end and data[position] == 84:
-            _, size = _header(data, position)
+            _, size = read_header(data, position)
             position += size + 1
         else:
             return 0
@@ -78,9 +80,9 @@ def settle_whole(line: Line, data: bytes, start: int, end: int) -> int:
     position, rows = scan_rows(data, position, end, DATA_ROW)
     if position + 5 > end:
         return 0
-    kind, size = _header(data, position)
+    kind, size = read_header(data, position)
     tag_end = position + size
-    if kind != 67 or size < 5 or tag_end + 7 > end or not data.startswith(_READY, tag_end + 1):
+    if kind != 67 or size < 5 or tag_end + 7 > end or data[tag_end + 1 : tag_end + 6] != _READY:
         return 0
     transaction = TRANSACTIONS.get(data[tag_end + 6])
     if transaction is None or not isinstance(portal, Portal):
@@ -93,18 +95,18 @@ def settle_whole(line: Line, data: bytes, start: int, end: int) -> int:
         replaced = names.pop(b"", None)
         if replaced is not None:
             line.settle_unstarted(replaced)
-    if transaction is not Transaction.IDLE:
+    if transaction is not _IDLE:
         names[b""] = portal
     portal.is_settled = True
     tag = data[position + 5 : tag_end]
     if not rows:
         rows = parse_row_count(tag)
-    outcome = Outcome(Status.OK, rows, line.received + tag_end + 1 - start, 0, tag)
+    outcome = Outcome(_OK, rows, line.received + tag_end + 1 - start, 0, tag)
     line.received = 0
     host = line.host
     host.finished(statement_id, outcome)
     line.transaction = transaction
-    if names and transaction is Transaction.IDLE:
+    if names and transaction is _IDLE:
         line.forget_portals()
     host.synced(transaction)
     return tag_end + 7

@@ -7,27 +7,28 @@ Decoders of whole messages are in messages.py; the login packets in startup.py.
 from __future__ import annotations
 
 from struct import Struct
+from typing import Final
 
 from protocol.contract import Refusal, Side, Transaction, Why
 from protocol.errors import MalformedMessage
 
-HEADER = Struct(">BI")
+HEADER: Final = Struct(">BI")
 """Type byte and length; the length counts itself but not the type."""
-INT32 = Struct(">i")
-INT16 = Struct(">h")
-UINT16 = Struct(">H")
+INT32: Final = Struct(">i")
+INT16: Final = Struct(">h")
+UINT16: Final = Struct(">H")
 
-SYNC = b"S\x00\x00\x00\x04"
-FLUSH = b"H\x00\x00\x00\x04"
-TERMINATE = b"X\x00\x00\x00\x04"
+SYNC: Final = b"S\x00\x00\x00\x04"
+FLUSH: Final = b"H\x00\x00\x00\x04"
+TERMINATE: Final = b"X\x00\x00\x00\x04"
 
-TRANSACTIONS = {73: Transaction.IDLE, 84: Transaction.OPEN, 69: Transaction.FAILED}
+TRANSACTIONS: Final = {73: Transaction.IDLE, 84: Transaction.OPEN, 69: Transaction.FAILED}
 """The byte in ReadyForQuery: I, T or E."""
 
-RESERVED_NAME = b"_dbproxy"
+RESERVED_NAME: Final = b"_dbproxy"
 """Statement name under which the proxy sends its failing Parse; clients may not use it."""
 
-SQLSTATE = {
+SQLSTATE: Final = {
     Why.BLOCKED: "42501",  # insufficient_privilege
     Why.LIMIT: "53400",  # configuration_limit_exceeded
     Why.AUDIT_DOWN: "58030",  # io_error

@@ -1,10 +1,25 @@
-"""The hand-tuned scan against its obvious twin."""
+"""The hand-tuned scan against its obvious twin, in both of its forms where the build has both."""
 
+import struct
+from collections.abc import Iterator
+from unittest.mock import patch
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import pg_bytes as pg
 
-from protocol.postgres.scan import COPY_DATA, DATA_ROW, scan_rows
+from protocol.postgres import scan
+from protocol.postgres.scan import COPY_DATA, DATA_ROW, read_header, read_int32, read_uint16, scan_rows
+
+
+@pytest.fixture(autouse=True, scope="module", params=("struct", "arithmetic"))
+def _form(request: pytest.FixtureRequest) -> Iterator[None]:
+    if scan.IS_COMPILED:
+        yield
+        return
+    with patch.object(scan, "IS_COMPILED", request.param == "arithmetic"):
+        yield
 
 
 def slow_twin(data: bytes, position: int, end: int, kind: int) -> tuple[int, int]:
@@ -53,3 +68,18 @@ def test_scan_does_not_move_over_the_other_type() -> None:
     data = pg.data_row() + pg.copy_data("x")
     assert scan_rows(data, 0, len(data), COPY_DATA) == (0, 0)
     assert scan_rows(data, 0, len(data), DATA_ROW) == (len(pg.data_row()), 1)
+
+
+@given(st.binary(min_size=9, max_size=30), st.integers(0, 4))
+def test_numbers_are_read_as_struct_reads_them(data: bytes, position: int) -> None:
+    assert read_header(data, position) == struct.unpack_from(">BI", data, position)
+    assert (read_uint16(data, position),) == struct.unpack_from(">H", data, position)
+    assert (read_int32(data, position),) == struct.unpack_from(">i", data, position)
+
+
+@given(st.binary(max_size=5))
+def test_numbers_that_are_not_all_there_are_not_read(data: bytes) -> None:
+    with pytest.raises(IndexError):
+        read_uint16(data, max(len(data) - 1, 0))
+    with pytest.raises(IndexError):
+        read_int32(data, max(len(data) - 3, 0))
