@@ -1,26 +1,38 @@
-"""Queries and DML: canonical text to a parse tree, and the tree to acts on tables.
-
-Only tree nodes named in the parts are read; any other node, or an argument of a node that is not read there, makes the statement
-unreadable. The parts: tree_queries_postgres.py, tree_sources_postgres.py, tree_expressions_postgres.py and
-tree_writes_postgres.py, over tree_walk_postgres.py.
-"""
+"""PostgreSQL's queries and DML: their tree read with what functions, operators, types and relations mean there."""
 
 from __future__ import annotations
 
-import sqlglot
-from sqlglot import exp
-from sqlglot.errors import SqlglotError
-
-from classifiers.calls_postgres import note_operator, note_type
-from classifiers.canonical_postgres import make_canonical
-from classifiers.canonical_writer_postgres import Canonical
+from classifiers.calls_postgres import note_function, note_operator, note_set_config, note_type
 from classifiers.draft import Draft
-from classifiers.limits import MAX_PARSED_TOKENS
-from classifiers.second_opinion_postgres import find_table_positions
-from classifiers.tokens import Token, Unreadable
-from classifiers.tree_queries_postgres import read_query
-from classifiers.tree_walk_postgres import READ, Ctes, Derived, Scope, Walk
-from classifiers.tree_writes_postgres import read_write
+from classifiers.effects import Kind
+from classifiers.relations_postgres import find_read_flags, find_write_acts
+from classifiers.tokens import Token
+from classifiers.tree import read_statement
+
+
+class PostgresMeanings:
+    """See Meanings."""
+
+    setter = "set_config"
+    has_row_values = True
+
+    def note_function(self, draft: Draft, parts: tuple[str, ...]) -> None:
+        note_function(draft, parts)
+
+    def note_setting(self, draft: Draft, setting: str | None) -> None:
+        note_set_config(draft, setting)
+
+    def note_type(self, draft: Draft, parts: tuple[str, ...]) -> None:
+        note_type(draft, parts)
+
+    def find_read_flags(self, name: tuple[str, ...]) -> frozenset[str]:
+        return find_read_flags(name)
+
+    def find_write_acts(self, name: tuple[str, ...]) -> tuple[tuple[Kind, tuple[str, ...]], ...]:
+        return find_write_acts(name)
+
+
+_MEANINGS = PostgresMeanings()
 
 
 def classify_query(tokens: list[Token]) -> Draft:
@@ -28,80 +40,9 @@ def classify_query(tokens: list[Token]) -> Draft:
 
     Raises Unreadable where the reading cannot be vouched for.
     """
-    canonical = make_canonical(tokens)
-    if canonical.text.count(" ") > MAX_PARSED_TOKENS:
-        raise Unreadable("the statement is too long")
-    try:
-        trees = sqlglot.parse(canonical.text, read="postgres")
-    except (SqlglotError, RecursionError, TypeError, ValueError, AttributeError, IndexError, KeyError):
-        raise Unreadable("the statement is not understood") from None
-    tree = trees[0] if len(trees) == 1 else None
-    if not isinstance(tree, exp.Expression):
-        raise Unreadable("the statement is not understood")
-    walk = Walk(_read_rows, has_named_arguments=canonical.has_named_arguments)
-    _restore_names(tree, tokens)
-    _top(walk, tree)
-    _check_counts(walk, tokens, canonical)
-    draft = walk.draft
+    draft, canonical, _ = read_statement(tokens, _MEANINGS)
     for schema, operator in canonical.operators:
         note_operator(draft, schema, operator)
     for parts in canonical.types:
         note_type(draft, parts)
-    if canonical.has_row_lock:
-        reads = [key for key in draft.acts if key[0] is READ]
-        for kind, name, mode in reads or [(READ, "", "")]:
-            draft.act(kind, name, mode, "row_lock")
     return draft
-
-
-def _restore_names(tree: exp.Expression, tokens: list[Token]) -> None:
-    """Put the real names and strings back in place of the indexes; a node keeps its index in `meta`."""
-    for node in tree.walk():
-        if isinstance(node, exp.Identifier):
-            code = node.this
-            if not node.quoted:
-                if code not in ("DEFAULT", "_values"):
-                    raise Unreadable("a word that was not expected")
-                continue
-            if code in ("~array", "~row"):
-                node.args["this"] = code[1:]
-                node.meta["index"] = -1
-            else:
-                index = int(code[1:])
-                node.args["this"] = tokens[index].value or ""
-                node.meta["index"] = index
-        elif isinstance(node, exp.Literal) and node.is_string:
-            value = tokens[int(node.this[1:])].value
-            node.args["this"] = f"?{node.this}" if value is None else value
-            node.meta["is_known"] = value is not None
-
-
-def _top(walk: Walk, tree: exp.Expression) -> None:
-    if isinstance(tree, exp.Insert | exp.Update | exp.Delete | exp.Merge):
-        read_write(walk, tree, {}, None)
-        return
-    derived = walk.query(tree, {}, None, is_top=True)
-    reads = [key for key in walk.draft.acts if key[0] is READ]
-    if not reads:
-        walk.draft.act(READ)
-    if derived.is_unbounded:
-        for _, name, mode in reads:
-            if name:
-                walk.draft.act(READ, name, mode, "unbounded_read")
-
-
-def _read_rows(walk: Walk, node: exp.Expression, ctes: Ctes, outer: Scope | None, *, is_top: bool) -> Derived:
-    """See Rows: where queries and writes meet."""
-    if isinstance(node, exp.Insert | exp.Update | exp.Delete | exp.Merge):
-        return read_write(walk, node, ctes, outer)
-    return read_query(walk, node, ctes, outer, is_top=is_top)
-
-
-def _check_counts(walk: Walk, tokens: list[Token], canonical: Canonical) -> None:
-    """The tokens' own account must agree with what the walk has met."""
-    if canonical.verbs != walk.verbs:
-        raise Unreadable("verbs in the text and in its reading differ")
-    if walk.tables != find_table_positions(tokens):
-        raise Unreadable("tables in the text and in its reading differ")
-    if not walk.named.issuperset(canonical.calls):
-        raise Unreadable("calls in the text and in its reading differ")

@@ -1,4 +1,4 @@
-"""Expressions of a parse tree: columns, calls, subqueries. Counterpart: tree_queries_postgres.py.
+"""Expressions of a parse tree: columns, calls, subqueries. Counterpart: tree_queries.py.
 
 Only nodes named here are read; any other makes the statement unreadable.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from sqlglot import exp
 
-from classifiers.calls_postgres import note_function, note_set_config
 from classifiers.tokens import Unreadable
-from classifiers.tree_walk_postgres import READ, WRITE, Ctes, Scope, Walk, only
+from classifiers.tree_walk import READ, WRITE, Ctes, Scope, Walk, only
 
 _PLAIN = (
     exp.Identifier, exp.Literal, exp.Boolean, exp.Null, exp.Parameter, exp.Paren, exp.Tuple, exp.And, exp.Or, exp.Not, exp.EQ, exp.NEQ,
@@ -79,9 +78,9 @@ def read_call(walk: Walk, node: exp.Anonymous, scope: Scope, ctes: Ctes, qualifi
     walk.note_named(identifier)
     name = identifier.name
     if identifier.meta["index"] >= 0:
-        note_function(walk.draft, (*qualifier, name))
+        walk.meanings.note_function(walk.draft, (*qualifier, name))
     arguments = node.expressions
-    if name == "set_config":
+    if name == walk.meanings.setter:
         first = arguments[0] if arguments else None
         is_plain = (
             isinstance(first, exp.Literal)
@@ -89,7 +88,7 @@ def read_call(walk: Walk, node: exp.Anonymous, scope: Scope, ctes: Ctes, qualifi
             and first.meta["is_known"]
             and not walk.has_named_arguments
         )
-        note_set_config(walk.draft, str(first.this) if is_plain and first is not None else None)
+        walk.meanings.note_setting(walk.draft, str(first.this) if is_plain and first is not None else None)
     if len(arguments) == 1 and isinstance(arguments[0], exp.Column) and arguments[0].args.get("table") is None:
         source = scope.sources.get(arguments[0].name)
         if source is not None and source.name:

@@ -1,16 +1,15 @@
-"""INSERT, UPDATE, DELETE and MERGE. Counterpart: tree_queries_postgres.py."""
+"""INSERT, UPDATE, DELETE and MERGE. Counterpart: tree_queries.py."""
 
 from __future__ import annotations
 
 from sqlglot import exp
 
 from classifiers.conditions import is_trivial
-from classifiers.relations_postgres import find_read_flags, find_write_acts
 from classifiers.tokens import Unreadable, join_name
-from classifiers.tree_expressions_postgres import read_expression, read_part
-from classifiers.tree_queries_postgres import read_item, read_with
-from classifiers.tree_sources_postgres import read_source
-from classifiers.tree_walk_postgres import WRITE, Ctes, Derived, Scope, Source, Walk, only
+from classifiers.tree_expressions import read_expression, read_part
+from classifiers.tree_queries import read_item, read_with
+from classifiers.tree_sources import read_source
+from classifiers.tree_walk import WRITE, Ctes, Derived, Scope, Source, Walk, only
 
 
 def read_write(walk: Walk, node: exp.Expression, ctes: Ctes, outer: Scope | None) -> Derived:
@@ -44,8 +43,8 @@ def _target(walk: Walk, node: exp.Expression, scope: Scope, *flags: str) -> Sour
     only(node, "this", "db", "catalog", "alias", "only")
     name = walk.table_name(node)
     full = join_name(name)
-    walk.draft.act(WRITE, full, "write", *flags, *find_read_flags(name))
-    for kind, more in find_write_acts(name):
+    walk.draft.act(WRITE, full, "write", *flags, *walk.meanings.find_read_flags(name))
+    for kind, more in walk.meanings.find_write_acts(name):
         walk.draft.act(kind, full, "write", *more)
         walk.draft.is_neutral = False
     source = Source(full, "write", frozenset([(full, "write")]))

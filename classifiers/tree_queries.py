@@ -1,4 +1,4 @@
-"""SELECT, VALUES, set operations and WITH. Counterpart: tree_writes_postgres.py.
+"""SELECT, VALUES, set operations and WITH. Counterpart: tree_writes.py.
 
 Names of CTEs hide tables by position only: those listed earlier, all of the list under RECURSIVE, never the target of
 a write and never a qualified name.
@@ -11,9 +11,9 @@ from sqlglot import exp
 from classifiers.conditions import is_trivial
 from classifiers.effects import Kind
 from classifiers.tokens import Unreadable, join_name
-from classifiers.tree_expressions_postgres import read_expression, read_part
-from classifiers.tree_sources_postgres import read_joins, read_source
-from classifiers.tree_walk_postgres import Ctes, Derived, Scope, Walk, only
+from classifiers.tree_expressions import read_expression, read_part
+from classifiers.tree_sources import read_joins, read_source
+from classifiers.tree_walk import Ctes, Derived, Scope, Walk, only
 
 
 def read_query(walk: Walk, node: exp.Expression, ctes: Ctes, outer: Scope | None, *, is_top: bool = False) -> Derived:

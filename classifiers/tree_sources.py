@@ -1,13 +1,12 @@
-"""FROM and its joins: what each item binds in the scope. Queries inside go back to tree_queries_postgres.py."""
+"""FROM and its joins: what each item binds in the scope. Queries inside go back to tree_queries.py."""
 
 from __future__ import annotations
 
 from sqlglot import exp
 
-from classifiers.relations_postgres import find_read_flags
 from classifiers.tokens import Unreadable, join_name
-from classifiers.tree_expressions_postgres import read_call, read_expression, read_part
-from classifiers.tree_walk_postgres import READ, Ctes, Scope, Source, Walk, only
+from classifiers.tree_expressions import read_call, read_expression, read_part
+from classifiers.tree_walk import READ, Ctes, Scope, Source, Walk, only
 
 
 def read_source(walk: Walk, node: exp.Expression, scope: Scope, ctes: Ctes) -> bool:
@@ -82,7 +81,7 @@ def _table(walk: Walk, node: exp.Table, scope: Scope, ctes: Ctes) -> bool:
             is_open = derived.is_unbounded
         else:
             full = join_name(name)
-            walk.draft.act(READ, full, "read", *find_read_flags(name))
+            walk.draft.act(READ, full, "read", *walk.meanings.find_read_flags(name))
             source = Source(full, bases=frozenset([(full, "read")]))
             walk.bind(node, scope, source)
             alias = node.args.get("alias")

@@ -1,7 +1,7 @@
 """What a walk over one parse tree finds out and carries along: the acts, what is in FROM, which names and verbs it has met.
 
-Columns are put to their tables here. Reads no clause of its own: that is for tree_queries_postgres.py, tree_sources_postgres.py,
-tree_expressions_postgres.py and tree_writes_postgres.py.
+Columns are put to their tables here. Reads no clause of its own: that is for tree_queries.py, tree_sources.py,
+tree_expressions.py and tree_writes.py.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Protocol
 
 from sqlglot import exp
 
-from classifiers.calls_postgres import note_type
 from classifiers.draft import Draft
 from classifiers.effects import Kind
+from classifiers.meanings import Meanings
 from classifiers.tokens import Unreadable, join_name
 
 READ, WRITE = Kind.DML_READ, Kind.DML_WRITE
@@ -55,14 +55,15 @@ Ctes = dict[str, Derived]
 class Walk:
     """One walk over one tree.
 
-    rows: given from above, as queries, writes and expressions hold each other. has_named_arguments: see Canonical.
+    rows: given from above, as queries, writes and expressions hold each other. meanings: of the database. has_named_arguments: see Canonical.
     tables, named: indexes of tokens met as tables and as names; verbs: how often each was met.
     """
 
-    __slots__ = ("_rows", "draft", "has_named_arguments", "named", "tables", "verbs")
+    __slots__ = ("_rows", "draft", "has_named_arguments", "meanings", "named", "tables", "verbs")
 
-    def __init__(self, rows: Rows, *, has_named_arguments: bool) -> None:
+    def __init__(self, rows: Rows, meanings: Meanings, *, has_named_arguments: bool) -> None:
         self._rows = rows
+        self.meanings = meanings
         self.draft = Draft()
         self.tables: set[int] = set()
         self.named: set[int] = set()
@@ -111,7 +112,7 @@ class Walk:
             raise Unreadable("a column list that is not read")
         for each in kind.find_all(exp.Identifier):
             self.note_named(each)
-            note_type(self.draft, (each.name,))
+            self.meanings.note_type(self.draft, (each.name,))
 
     def add_column(self, source: Source, column: str) -> None:
         self.draft.add_column(WRITE if source.mode == "write" else READ, source.name, source.mode, column)
@@ -149,6 +150,8 @@ class Walk:
             at = at.outer
 
     def whole_row(self, source: Source) -> None:
+        if not self.meanings.has_row_values:
+            return
         if source.name:
             self.draft.act(WRITE if source.mode == "write" else READ, source.name, source.mode, "whole_row")
             self.add_column(source, "*")
