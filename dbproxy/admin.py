@@ -39,17 +39,14 @@ from dbproxy import unix_socket
 from dbproxy.audit.chain import format_time
 from dbproxy.audit.types import EventType
 from dbproxy.http_server import HttpServer, with_safe_headers
-from dbproxy.operations import Operations, ProxyStatus
+from dbproxy.operations import ADMIN_SOCKET, REASON_MAX, Operations, ProxyStatus
 from dbproxy.sessions_view import SessionDirectory, SessionInfo
 from dbproxy.store.contract import Run, StoreError
 
 _log = logging.getLogger(__name__)
 
-ADMIN_SOCKET = "admin.sock"
-"""Its name in the state directory."""
 HOST = "localhost"
 """The Host header of every request; anything else came through a forwarder that was not meant to be."""
-REASON_MAX = 200
 _BODY_MAX_BYTES = 65_536
 _REQUEST_TIMEOUT_S = 30.0
 _RUNS_SHOWN = 20

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+ADMIN_SOCKET = "admin.sock"
+"""Where they ask: its name in the state directory."""
+REASON_MAX = 200
+"""Characters of a reason that somebody must give."""
+
 
 class ProcessState(StrEnum):
     """Where a process is in its life."""

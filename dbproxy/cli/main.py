@@ -23,6 +23,8 @@ COMMANDS = (
     "user",
     "policy",
     "classify",
+    "session",
+    "status",
     "audit",
     "state",
     "healthcheck",
