@@ -25,6 +25,7 @@ COMMANDS = (
     "classify",
     "session",
     "status",
+    "reload",
     "audit",
     "state",
     "healthcheck",

@@ -13,7 +13,7 @@ from support.fake_clock import FakeClock
 from support.fake_operations import ALICE, BOB, STATUS, FakeProxy, Served, serving
 from support.settings_files import good_directory
 
-from dbproxy.operations import AuditStatus
+from dbproxy.operations import AuditStatus, Reloaded
 from dbproxy.store.sqlite import open_store
 
 
@@ -45,7 +45,15 @@ def test_list_shows_who_is_connected(dbproxy: CommandLine, settings: Path, proxy
     assert result.code == 0
     header, alice, bob, count = result.out.splitlines()
     assert header.split()[:4] == ["id", "person", "account", "target"]
-    assert alice.split()[:7] == [ALICE.id, "alice", "app", "main", "shop", "127.0.0.1:40000", "psql"]
+    assert alice.split()[:7] == [
+        ALICE.id,
+        "alice",
+        "app",
+        "main",
+        "shop",
+        "127.0.0.1:40000",
+        "psql",
+    ]
     assert "running in transaction" in alice
     assert alice.rstrip().endswith("12.3 kB")
     assert bob.split()[0] == BOB.id
@@ -71,7 +79,11 @@ def test_list_can_be_narrowed_and_read_by_programs(dbproxy: CommandLine, setting
 def test_show_one(dbproxy: CommandLine, settings: Path, proxy: FakeProxy) -> None:
     result = dbproxy("session", "show", ALICE.id, "-s", settings)
     shown = dict(line.split(None, 1) for line in result.out.splitlines() if len(line.split()) > 1)
-    assert (shown["person"].strip(), shown["rows"].strip(), shown["worker"].strip()) == ("alice", "42", "1")
+    assert (
+        shown["person"].strip(),
+        shown["rows"].strip(),
+        shown["worker"].strip(),
+    ) == ("alice", "42", "1")
     assert dbproxy("session", "show", ALICE.id, "--json", "-s", settings).json["started_at"].startswith("2026-01-01T")
 
 
@@ -80,7 +92,11 @@ def test_no_such_session_is_an_answer(
     dbproxy: CommandLine, settings: Path, proxy: FakeProxy, words: tuple[str, ...]
 ) -> None:
     result = dbproxy("session", *words, "-s", settings)
-    assert (result.code, result.out, result.err) == (1, "", "there is no such session; it may have ended\n")
+    assert (result.code, result.out, result.err) == (
+        1,
+        "",
+        "there is no such session; it may have ended\n",
+    )
 
 
 def test_kill_says_whom(dbproxy: CommandLine, settings: Path, proxy: FakeProxy) -> None:
@@ -101,7 +117,10 @@ def test_kill_needs_a_reason(dbproxy: CommandLine, settings: Path, proxy: FakePr
 def test_kill_that_cannot_be_recorded_is_not_done(dbproxy: CommandLine, settings: Path, proxy: FakeProxy) -> None:
     proxy.is_audit_down = True
     result = dbproxy("session", "kill", ALICE.id, "--reason", "x", "-s", settings)
-    assert (result.code, result.err) == (2, "the audit trail cannot be written, so nothing was done\n")
+    assert (result.code, result.err) == (
+        2,
+        "the audit trail cannot be written, so nothing was done\n",
+    )
     assert proxy.killed == []
 
 
@@ -121,7 +140,9 @@ def test_status_of_a_proxy_that_is_well(dbproxy: CommandLine, settings: Path, pr
 
 def test_status_of_a_proxy_that_is_not(dbproxy: CommandLine, settings: Path, proxy: FakeProxy) -> None:
     proxy.now = replace(
-        STATUS, problems=("audit cannot be written",), audit=AuditStatus(False, "disk full", "durable", 5, 0, 0, False)
+        STATUS,
+        problems=("audit cannot be written",),
+        audit=AuditStatus(False, "disk full", "durable", 5, 0, 0, False),
     )
     proxy.is_store_broken = True
     result = dbproxy("status", "-s", settings)
@@ -131,15 +152,36 @@ def test_status_of_a_proxy_that_is_not(dbproxy: CommandLine, settings: Path, pro
     assert dbproxy("status", "--json", "-s", settings).json["ready"] is False
 
 
+def test_reload_says_what_is_invalid(dbproxy: CommandLine, settings: Path, proxy: FakeProxy) -> None:
+    result = dbproxy("reload", "-s", settings)
+    assert (result.code, result.out) == (0, "policy bbbbbbbbbbbb is in force\n")
+    proxy.reloaded = Reloaded("c" * 64, ("policy.yaml:3:1: unknown key",))
+    result = dbproxy("reload", "-s", settings)
+    assert (result.code, result.out) == (1, "policy.yaml:3:1: unknown key\npolicy cccccccccccc is in force\n")
+    assert dbproxy("reload", "--json", "-s", settings).json["problems"] == ["policy.yaml:3:1: unknown key"]
+    assert proxy.reloads == 3
+
+
 @pytest.mark.parametrize(
-    "words", [("session", "list"), ("session", "show", "x"), ("session", "kill", "x", "-r", "y"), ("status",)]
+    "words",
+    [
+        ("session", "list"),
+        ("session", "show", "x"),
+        ("session", "kill", "x", "-r", "y"),
+        ("status",),
+        ("reload",),
+    ],
 )
 def test_when_no_proxy_runs_the_socket_that_was_tried_is_named(
     dbproxy: CommandLine, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     result = dbproxy(*words, "-s", good_directory(tmp_path))
     socket = tmp_path.resolve() / "state" / "admin.sock"
-    assert (result.code, result.out, result.err) == (2, "", f"no proxy is running: there is no {socket}\n")
+    assert (result.code, result.out, result.err) == (
+        2,
+        "",
+        f"no proxy is running: there is no {socket}\n",
+    )
 
 
 def test_the_socket_can_be_given(dbproxy: CommandLine, one_server: Served, proxy: FakeProxy, tmp_path: Path) -> None:
@@ -166,7 +208,10 @@ def test_the_socket_is_found_whatever_else_is_wrong_in_the_settings(
 def test_a_state_directory_that_is_none(dbproxy: CommandLine, tmp_path: Path, text: str) -> None:
     (tmp_path / "dbproxy.yaml").write_text(f"version: 1\n{text}\n")
     result = dbproxy("status", "-s", tmp_path / "dbproxy.yaml")
-    assert (result.code, result.err) == (2, f"{tmp_path / 'dbproxy.yaml'}: state.directory: must be a path\n")
+    assert (result.code, result.err) == (
+        2,
+        f"{tmp_path / 'dbproxy.yaml'}: state.directory: must be a path\n",
+    )
 
 
 def test_the_state_is_copied(dbproxy: CommandLine, tmp_path: Path) -> None:
