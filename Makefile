@@ -13,7 +13,7 @@ define quietly
 else cat $(REPORTS)/$(1).log; echo "FAILED  $(1): $(2)"; exit 1; fi
 endef
 
-.PHONY: help install check unit test coverage demo bench bar bench-quick profile format clean
+.PHONY: help install check unit test test-compiled compiled coverage demo bench bar bench-quick profile format clean
 
 help: ## this list
 	@echo "dbproxy - make targets:"
@@ -68,6 +68,17 @@ bar: install ## the security bar's tests with their full figures, hours; reports
 	@PYTHONPATH=tests $(PY) -m support.requirements
 	@BAR=full FUZZ_FRAMES=100000 $(PYTEST) tests/integration tests/protocol/postgres -k "bar_ or fuzz" --timeout=7200 \
 		--basetemp=$${TMPDIR:-/tmp}/dbproxy-bar --junitxml=$(REPORTS)/bar.xml $(TESTS)
+
+compiled: install ## the hot path compiled with mypyc, in build/compiled; needs a C compiler and Python's headers
+	@rm -rf build/compiled build/wheel && mkdir -p build/compiled $(REPORTS)
+	$(call quietly,compile,HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(PY) -m hatchling build -t wheel -d build/wheel)
+	@$(PY) -m zipfile -e build/wheel/*.whl build/compiled && rm -rf build/wheel
+	@echo "run it with: cd build/compiled && $(CURDIR)/$(PY) -m dbproxy serve ..."
+
+test-compiled: compiled ## the tests with real servers and of the protocols, on the compiled build
+	@PYTHONPATH=tests $(PY) -m support.requirements
+	@DBPROXY_TREE=$(CURDIR)/build/compiled .venv/bin/pytest --no-header -o "pythonpath=build/compiled tests" -m "not bench" \
+		tests/protocol tests/integration $(TESTS)
 
 format: install ## format and fix what can be fixed
 	@$(PY) -m ruff format .

@@ -37,7 +37,8 @@ PEOPLE_PASSWORDS = {"alice": "alice-pw", "bob": "bob-pw", "carol": "carol-pw"}
 PEOPLE_GROUPS = {"alice": ["dba"], "bob": ["dba", "dba-leads"], "carol": []}
 # What a target must be willing to do for each account of support.servers.
 ACCOUNT_AUTH = {"md5_user": ["md5"], "clear_user": ["password"], "trust_user": ["trust"], "cert_user": ["cert"]}
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(os.environ.get("DBPROXY_TREE") or Path(__file__).resolve().parents[2])
+"""Where the packages are that are run: these, or a compiled build of them."""
 
 
 @dataclass
