@@ -17,10 +17,6 @@ class StoreError(DbproxyError):
     """The store could not do it: the disk is full, a file is damaged. The same call may succeed later."""
 
 
-class StaleMarkError(DbproxyError):
-    """A checkpoint that is not newer than the one that is known: somebody went back in time."""
-
-
 class Ending(StrEnum):
     """How a process ended."""
 
@@ -50,29 +46,6 @@ class Run:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The last record of a slot's chain that a checkpoint covers."""
-
-    slot: int
-    seq: int
-    hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointMark:
-    """The newest checkpoint that was written: a ledger that ends before it was put back to an older state.
-
-    number: rises by one with each checkpoint of a ledger. epoch: of the signing key, never falls. hash: of the checkpoint's record.
-    """
-
-    number: int
-    epoch: int
-    hash: str
-    at_ns: int
-    heads: tuple[Head, ...]
-
-
 RUNS_KEPT = 1000
 """Older runs that have ended are forgotten."""
 
@@ -94,11 +67,3 @@ class Store(Protocol):
 
     async def runs(self, limit: int) -> tuple[Run, ...]:
         """The latest runs, newest first."""
-
-    async def checkpoint_mark(self, ledger: str) -> CheckpointMark | None:
-        """The newest checkpoint of that ledger; None if none is known. ledger: what names it, the same at each start."""
-
-    async def advance_checkpoint(self, ledger: str, mark: CheckpointMark) -> None:
-        """Remember a newer checkpoint in place of the older. Raises StaleMarkError, changing nothing, unless its number is higher
-        than the known one's and its epoch is not lower.
-        """

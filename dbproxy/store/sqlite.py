@@ -1,7 +1,7 @@
 """The store in one SQLite file. All access goes through one thread, so that the event loop never waits for the disk.
 
 Write-ahead log with synchronous=FULL: what a call has returned survives a loss of power. The file is checked when it is opened;
-a damaged one stops the start with what to do, because going on would forget which checkpoints were already made.
+a damaged one stops the start with what to do, because going on would forget in silence what an operator relies on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from dbproxy.clock import Clock
 from dbproxy.errors import StartError
-from dbproxy.store.contract import RUNS_KEPT, CheckpointMark, Ending, Head, Run, StaleMarkError, StoreError
+from dbproxy.store.contract import RUNS_KEPT, Ending, Run, StoreError
 from dbproxy.store.migrations import Migration, load_migrations, migrate, transaction
 
 STATE_FILE = "state.db"
@@ -28,9 +28,8 @@ _BUSY_MS = 5000
 _APPLICATION_ID = 0x64627078
 """In the file's header, so that no other program's file is taken for ours."""
 _REMEDY = (
-    "stop the proxy, move it away together with its -wal and -shm files, and restore a backup made by `dbproxy state backup`; "
-    "without one a new file is made at the next start, and what was removed from the audit trail before that start "
-    "can only be found with an anchor"
+    "stop the proxy, move it away together with its -wal and -shm files, and restore a copy made by `dbproxy state backup`; "
+    "without one a new file is made at the next start, and the history of the proxy's processes begins anew"
 )
 _T = TypeVar("_T")
 
@@ -97,44 +96,6 @@ class SqliteStore:
             Run(number, role, slot, pid, version, began, ended, Ending(ending) if ending else None, detail)
             for number, role, slot, pid, version, began, ended, ending, detail in rows
         )
-
-    # ---- checkpoints --------------------------------------------------------------------------------------------
-
-    async def checkpoint_mark(self, ledger: str) -> CheckpointMark | None:
-        def work(connection: sqlite3.Connection) -> CheckpointMark | None:
-            row = connection.execute(
-                "SELECT number, epoch, hash, at_ns FROM checkpoint_marks WHERE ledger = ?", (ledger,)
-            ).fetchone()
-            if row is None:
-                return None
-            heads = connection.execute(
-                "SELECT slot, seq, hash FROM checkpoint_heads WHERE ledger = ? ORDER BY slot", (ledger,)
-            ).fetchall()
-            number, epoch, digest, at_ns = row
-            return CheckpointMark(number, epoch, digest, at_ns, tuple(Head(*head) for head in heads))
-
-        return await self._run(work)
-
-    async def advance_checkpoint(self, ledger: str, mark: CheckpointMark) -> None:
-        def work(connection: sqlite3.Connection) -> None:
-            known = connection.execute(
-                "SELECT number, epoch FROM checkpoint_marks WHERE ledger = ?", (ledger,)
-            ).fetchone()
-            if known is not None and (mark.number <= known[0] or mark.epoch < known[1]):
-                raise StaleMarkError(
-                    f"checkpoint {mark.number} of epoch {mark.epoch} is not newer than checkpoint {known[0]} of epoch {known[1]}"
-                )
-            connection.execute("DELETE FROM checkpoint_marks WHERE ledger = ?", (ledger,))
-            connection.execute(
-                "INSERT INTO checkpoint_marks VALUES (?, ?, ?, ?, ?)",
-                (ledger, mark.number, mark.epoch, mark.hash, mark.at_ns),
-            )
-            connection.executemany(
-                "INSERT INTO checkpoint_heads VALUES (?, ?, ?, ?)",
-                [(ledger, head.slot, head.seq, head.hash) for head in mark.heads],
-            )
-
-        await self._change(work)
 
     # ---- the thread ---------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.fake_clock import FakeClock
 
-from dbproxy.store.contract import RUNS_KEPT, CheckpointMark, Ending, Head, Run, StaleMarkError, Store, StoreError
+from dbproxy.store.contract import RUNS_KEPT, Ending, Run, Store, StoreError
 from dbproxy.store.sqlite import open_store
 
 Opened = Callable[[], Any]
@@ -36,10 +36,6 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
             await store.close()
 
     return open_it
-
-
-def mark(number: int, epoch: int = 1, *heads: Head) -> CheckpointMark:
-    return CheckpointMark(number, epoch, f"{number:064x}", 1000 + number, heads)
 
 
 def test_a_run_is_shown_from_start_to_end(opened: Opened) -> None:
@@ -108,35 +104,6 @@ def test_a_number_is_never_given_twice(opened: Opened) -> None:
             async with opened() as store:
                 seen.add(await store.begin_run("control", 0, 5, "1.0", 1))
         assert len(seen) == 3
-
-    asyncio.run(scenario())
-
-
-def test_a_checkpoint_outlasts_a_restart(opened: Opened) -> None:
-    async def scenario() -> None:
-        newest = mark(2, 1, Head(0, 17, "a" * 64), Head(1, 2**62, "b" * 64))
-        async with opened() as store:
-            assert await store.checkpoint_mark("one") is None
-            await store.advance_checkpoint("one", mark(1, 1, Head(0, 1, "c" * 64), Head(7, 1, "d" * 64)))
-            await store.advance_checkpoint("one", newest)
-            await store.advance_checkpoint("another", mark(1))
-        async with opened() as store:
-            assert await store.checkpoint_mark("one") == newest
-            assert await store.checkpoint_mark("another") == mark(1)
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("stale", [mark(5, 3), mark(4, 3), mark(6, 2)], ids=["same", "older", "older key"])
-def test_a_checkpoint_never_goes_back(opened: Opened, stale: CheckpointMark) -> None:
-    async def scenario() -> None:
-        async with opened() as store:
-            known = mark(5, 3, Head(0, 9, "a" * 64))
-            await store.advance_checkpoint("one", known)
-            with pytest.raises(StaleMarkError, match="not newer"):
-                await store.advance_checkpoint("one", stale)
-            assert await store.checkpoint_mark("one") == known
-            await store.advance_checkpoint("one", mark(6, 4))
 
     asyncio.run(scenario())
 

@@ -19,16 +19,11 @@ SHIPPED = load_migrations()
 
 PUBLISHED = {
     1: "f6e79570d1dc4e887c0ceb60bc60e4741a7e089403118c73f1d5572ecefbc535",
-    2: "f2bb680bf026a01f08ce537ed0757c1af72715a0f239181a3aeb1526b63847bd",
 }
 """A published change is never edited: files in the field have its digest in them. A new one is a new number."""
 
 ROWS = {
     1: ("INSERT INTO process_runs VALUES (1, 'worker', 1, 42, '0.3.0', 10, 11, 'crashed', 'signal 9')",),
-    2: (
-        "INSERT INTO checkpoint_marks VALUES ('ledger', 7, 1, 'aa', 12)",
-        "INSERT INTO checkpoint_heads VALUES ('ledger', 0, 3, 'bb')",
-    ),
 }
 """What a proxy of each version would have written into what that version brought."""
 
@@ -82,6 +77,15 @@ def test_every_older_version_becomes_the_newest_and_keeps_its_rows(tmp_path: Pat
     assert [row[0] for row in dump(path, "schema_migrations")] == [each.number for each in SHIPPED]
 
 
+def test_a_further_change_keeps_what_is_there(tmp_path: Path) -> None:
+    path = old_file(tmp_path, len(SHIPPED))
+    before = dump(path, "process_runs")
+    further = Migration(len(SHIPPED) + 1, "further", "ALTER TABLE process_runs ADD COLUMN host TEXT DEFAULT 'here';")
+    asyncio.run(_opened_once(tmp_path, (*SHIPPED, further)))
+    assert dump(path, "process_runs") == [(*row, "here") for row in before]
+    assert [row[0] for row in dump(path, "schema_migrations")] == [*(each.number for each in SHIPPED), further.number]
+
+
 def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     path = old_file(tmp_path, len(SHIPPED))
     before = schema(path), dump(path, "schema_migrations")
@@ -107,11 +111,13 @@ def test_a_change_with_another_text_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_row_is_refused(tmp_path: Path) -> None:
     asyncio.run(_opened_once(tmp_path))
+    further = (*SHIPPED, Migration(len(SHIPPED) + 1, "further", "CREATE TABLE further (x);"))
+    asyncio.run(_opened_once(tmp_path, further))
     with closing(sqlite3.connect(tmp_path / STATE_FILE)) as connection:
         connection.execute("DELETE FROM schema_migrations WHERE number = 1")
         connection.commit()
     with pytest.raises(StartError, match="another change 2"):
-        asyncio.run(_opened_once(tmp_path))
+        asyncio.run(_opened_once(tmp_path, further))
 
 
 def test_a_change_that_fails_is_undone_whole(tmp_path: Path) -> None:

@@ -19,10 +19,8 @@ import pytest
 from support.fake_clock import FakeClock
 
 from dbproxy.errors import StartError
-from dbproxy.store.contract import CheckpointMark, Ending, Head, StoreError
+from dbproxy.store.contract import Ending, Run, StoreError
 from dbproxy.store.sqlite import STATE_FILE, SqliteStore, back_up, open_store
-
-MARK = CheckpointMark(3, 1, "a" * 64, 5, (Head(0, 9, "b" * 64),))
 
 
 def using(directory: Path, work: Callable[[SqliteStore], Coroutine[Any, Any, Any]] | None = None) -> Any:
@@ -42,7 +40,6 @@ def filled(directory: Path) -> Path:
     async def fill(store: SqliteStore) -> None:
         for number in range(300):
             await store.end_run(await store.begin_run("worker", 1, number, "1.0", number), Ending.CRASHED, "x" * 50, 1)
-        await store.advance_checkpoint("one", MARK)
 
     using(directory, fill)
     return directory / STATE_FILE
@@ -105,14 +102,6 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
         using(tmp_path)
 
 
-def test_a_row_that_refers_to_nothing_is_damage(tmp_path: Path) -> None:
-    with closing(sqlite3.connect(filled(tmp_path))) as connection:
-        connection.execute("DELETE FROM checkpoint_marks")
-        connection.commit()
-    with pytest.raises(StartError, match=r"is damaged .*checkpoint_heads refers to nothing"):
-        using(tmp_path)
-
-
 def test_another_programs_file_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / STATE_FILE
     with closing(sqlite3.connect(path)) as connection:
@@ -159,14 +148,11 @@ def test_what_has_returned_survives_a_kill(tmp_path: Path) -> None:
     """The child says each number once the store has taken it; after kill -9 every number it said is there."""
     code = (
         "import asyncio, sys\nfrom pathlib import Path\nfrom dbproxy.clock import SystemClock\n"
-        "from dbproxy.store.contract import CheckpointMark\nfrom dbproxy.store.sqlite import open_store\n"
+        "from dbproxy.store.sqlite import open_store\n"
         "async def main():\n"
         "    store = await open_store(Path(sys.argv[1]), SystemClock())\n"
-        "    number = getattr(await store.checkpoint_mark('one'), 'number', 0)\n"
         "    while True:\n"
-        "        number += 1\n"
-        "        await store.advance_checkpoint('one', CheckpointMark(number, 1, 'h', 0, ()))\n"
-        "        print(number, flush=True)\n"
+        "        print(await store.begin_run('worker', 1, 1, '1.0', 1), flush=True)\n"
         "asyncio.run(main())\n"
     )
     last = 0
@@ -180,8 +166,8 @@ def test_what_has_returned_survives_a_kill(tmp_path: Path) -> None:
         last = int(said[-1]) if said else last
         child.wait()
         child.stdout.close()
-        mark = using(tmp_path, lambda store: store.checkpoint_mark("one"))
-        assert mark.number in (last, last + 1)
+        (latest,) = using(tmp_path, lambda store: store.runs(1))
+        assert latest.id in (last, last + 1)
 
 
 def test_a_copy_is_whole_and_opens_as_the_state(tmp_path: Path) -> None:
@@ -190,14 +176,14 @@ def test_a_copy_is_whole_and_opens_as_the_state(tmp_path: Path) -> None:
     target.mkdir()
 
     async def copy(store: SqliteStore) -> int:
-        await store.advance_checkpoint("one", MARK)
+        await store.begin_run("control", 0, 5, "1.0", 1)
         return await asyncio.to_thread(back_up, source, target / STATE_FILE)
 
     size = using(source, copy)
     assert [each.name for each in target.iterdir()] == [STATE_FILE]
     assert (target / STATE_FILE).stat().st_size == size
     assert stat.S_IMODE((target / STATE_FILE).stat().st_mode) == 0o600
-    assert using(target, lambda store: store.checkpoint_mark("one")) == MARK
+    assert using(target, lambda store: store.runs(5)) == (Run(1, "control", 0, 5, "1.0", 1),)
 
 
 def test_a_copy_overwrites_nothing(tmp_path: Path) -> None:
