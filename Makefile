@@ -70,9 +70,10 @@ bar: install ## the security bar's tests with their full figures, hours; reports
 		--basetemp=$${TMPDIR:-/tmp}/dbproxy-bar --junitxml=$(REPORTS)/bar.xml $(TESTS)
 
 compiled: install ## the hot path compiled with mypyc, in build/compiled; needs a C compiler and Python's headers
-	@rm -rf build/compiled build/wheel && mkdir -p build/compiled $(REPORTS)
-	$(call quietly,compile,HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(PY) -m hatchling build -t wheel -d build/wheel)
-	@$(PY) -m zipfile -e build/wheel/*.whl build/compiled && rm -rf build/wheel
+	@rm -rf build && mkdir -p build/src build/compiled
+	@cp -R dbproxy protocol classifiers config pyproject.toml README.md LICENSE build/src/
+	$(call quietly,compile,(cd build/src && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(CURDIR)/$(PY) -m hatchling build -t wheel -d ../wheel))
+	@$(PY) -m zipfile -e build/wheel/*.whl build/compiled && rm -rf build/wheel build/src
 	@echo "run it with: cd build/compiled && $(CURDIR)/$(PY) -m dbproxy serve ..."
 
 test-compiled: compiled ## the tests with real servers and of the protocols, on the compiled build
