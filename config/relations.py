@@ -14,7 +14,7 @@ from config.address import Address
 from config.document import Document, Path, render_path
 from config.errors import Problem, suggest
 from config.secret import SecretError, SecretRef
-from config.settings import Anchor, Auth, ListenerTLSMode, ServerAuth, Settings, Target, TargetTLSMode
+from config.settings import Anchor, Auth, ListenerTLSMode, Protocol, ServerAuth, Settings, Target, TargetTLSMode
 from config.users import Users
 
 _ENCRYPTED = (TargetTLSMode.REQUIRE, TargetTLSMode.VERIFY_CA, TargetTLSMode.VERIFY_FULL)
@@ -167,6 +167,15 @@ def _overlap(one: Address, other: Address) -> bool:
     )
 
 
+_MYSQL_AUTH = {
+    ServerAuth.CACHING_SHA2_PASSWORD,
+    ServerAuth.CLIENT_ED25519,
+    ServerAuth.SHA256_PASSWORD,
+    ServerAuth.MYSQL_NATIVE_PASSWORD,
+    ServerAuth.TRUST,
+}
+
+
 def _target(target: Target, document: Document, place: Path) -> Iterator[Problem]:
     accounts = [account.name for account in target.accounts]
     yield from _unique(document, (*place, "accounts"), accounts)
@@ -174,6 +183,11 @@ def _target(target: Target, document: Document, place: Path) -> Iterator[Problem
         text = f"there is no account '{target.default_account}'{suggest(target.default_account, accounts)}"
         yield document.problem((*place, "default_account"), text)
     tls, methods = target.tls, set(target.accept_auth)
+    is_mysql = target.protocol in (Protocol.MYSQL, Protocol.MARIADB)
+    foreign = methods - (_MYSQL_AUTH if is_mysql else set(ServerAuth) - _MYSQL_AUTH | {ServerAuth.TRUST})
+    if foreign:
+        text = f"{min(foreign)} is not a way to log in to {target.protocol}"
+        yield document.problem((*place, "accept_auth"), text)
     if ServerAuth.PASSWORD in methods and tls.mode not in _ENCRYPTED:
         yield document.problem(
             (*place, "accept_auth"), "password sends passwords in clear; it needs tls.mode require or stronger"

@@ -9,10 +9,19 @@ from __future__ import annotations
 import ipaddress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 
 from config.address import Address
 from config.secret import SecretRef
@@ -93,6 +102,8 @@ class Protocol(StrEnum):
     """The wire protocol of a listener or target."""
 
     POSTGRES = "postgres"
+    MYSQL = "mysql"
+    MARIADB = "mariadb"
 
 
 class ListenerTLSMode(StrEnum):
@@ -128,6 +139,14 @@ class ServerAuth(StrEnum):
     """The server asks for nothing."""
     CERT = "cert"
     """The client certificate of tls.certificate."""
+    CACHING_SHA2_PASSWORD = "caching_sha2_password"  # noqa: S105 - the name of a method
+    """MySQL; the server may ask for the password itself, which it gets inside TLS only."""
+    CLIENT_ED25519 = "client_ed25519"
+    """MariaDB."""
+    SHA256_PASSWORD = "sha256_password"  # noqa: S105 - the name of a method
+    """MySQL; the password itself, inside TLS only."""
+    MYSQL_NATIVE_PASSWORD = "mysql_native_password"  # noqa: S105 - the name of a method
+    """MySQL before 9, and MariaDB's default; SHA-1, weak against whoever reads the connection."""
 
 
 class Auth(StrEnum):
@@ -208,6 +227,9 @@ class Account(Model):
     """${env:NAME} or ${file:/path}; never the password itself. Not needed with trust and cert."""
 
 
+_MYSQL_DEFAULTS = {"port": 3306, "accept_auth": (ServerAuth.CACHING_SHA2_PASSWORD, ServerAuth.CLIENT_ED25519)}
+
+
 class Target(Model):
     """A database server."""
 
@@ -217,6 +239,7 @@ class Target(Model):
     host: Annotated[str, Field(min_length=1, max_length=255)]
     """Host name or IP address."""
     port: Port = 5432
+    """When not set: 5432, with mysql and mariadb 3306."""
     env: Annotated[str, Field(min_length=1, max_length=63)] = "prod"
     """What the server is used for, a word of your choice; policies match on it. Taken for prod when not said."""
     database: Annotated[str, Field(min_length=1, max_length=63)] | None = None
@@ -226,7 +249,9 @@ class Target(Model):
         ServerAuth.SCRAM_SHA_256_PLUS,
         ServerAuth.SCRAM_SHA_256,
     )
-    """Ways of logging in that the server may ask for; anything else ends the login, so that it cannot be talked into a weaker one."""
+    """Ways of logging in that the server may ask for; anything else ends the login, so that it cannot be talked into a weaker one.
+
+    When not set with mysql and mariadb: caching_sha2_password and client_ed25519."""
     max_scram_iterations: Annotated[int, Field(ge=4096, le=10_000_000)] = 100_000
     """Above this the login ends: a hostile server could burn the proxy's processor."""
     accounts: tuple[Account, ...] = ()
@@ -235,6 +260,16 @@ class Target(Model):
     """The account of people whose entry lists no accounts. When not set, they cannot use this target."""
     allow_replication: bool = False
     """Let clients open replication connections, whose contents are not judged."""
+    allow_local_infile: bool = False
+    """MySQL: let statements with LOAD DATA LOCAL send a file of the client's, if the policy allows them and the file is the one they name."""
+
+    @model_validator(mode="after")
+    def _set_defaults(self) -> Self:
+        if self.protocol is not Protocol.POSTGRES:
+            for name, value in _MYSQL_DEFAULTS.items():
+                if name not in self.model_fields_set:
+                    self.__dict__[name] = value
+        return self
 
 
 class UsersSettings(Model):

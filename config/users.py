@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime as dt
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
@@ -32,6 +33,19 @@ def _verifier(text: str) -> str:
     return text
 
 
+def _sha2_verifier(text: str) -> str:
+    """Check the form of MySQL's verifier. The value is not repeated in the error."""
+    plain = text
+    if text[:2].lower() == "0x":
+        try:
+            plain = bytes.fromhex(text[2:]).decode("ascii")
+        except ValueError:
+            plain = ""
+    if not re.fullmatch(r"\$A\$0[0-9A-F]{2}\$[\x01-\x7f]{63}", plain) or not 1 <= int(plain[3:6], 16) <= 100:
+        raise ValueError("must be $A$005$ and 63 characters, or that in hexadecimal; set it with `dbproxy user passwd`")
+    return text
+
+
 def _expiry(text: object) -> dt.datetime:
     try:
         when = dt.datetime.fromisoformat(text if isinstance(text, str) else "")
@@ -41,6 +55,7 @@ def _expiry(text: object) -> dt.datetime:
 
 
 Verifier = Annotated[str, AfterValidator(_verifier)]
+Sha2Verifier = Annotated[str, AfterValidator(_sha2_verifier)]
 Expiry = Annotated[
     dt.datetime,
     BeforeValidator(_expiry),
@@ -57,6 +72,8 @@ class Person(Model):
     """Policies match on them."""
     verifier: Verifier | None = Field(default=None, repr=False)
     """PostgreSQL's form of a SCRAM-SHA-256 verifier. Without one the person cannot log in with users.auth local."""
+    sha2_verifier: Sha2Verifier | None = Field(default=None, repr=False)
+    """MySQL's form of a caching_sha2_password verifier, of the same password. Needed to log in to MySQL and MariaDB with users.auth local."""
     disabled: bool = False
     """May not log in; sessions that are open end on reload."""
     expires: Expiry | None = None

@@ -60,6 +60,7 @@ class Progress:
     server_address: tuple[str, int] = ("", 0)
     parameters: dict[str, str] = field(default_factory=dict)
     was_cancel: bool = False
+    mechanism: str = ""
 
 
 class Gate(Protocol):
@@ -147,9 +148,10 @@ class LoginDriver:
                 return await self._secure_client(step)
             case StartTLS(Side.SERVER):
                 return await self._in_time(self._secure_server())
-            case Identify(startup, tls):
+            case Identify(startup, tls, mechanism):
                 self.progress.startup = startup
-                return self._attempt.identify(startup, tls)
+                self.progress.mechanism = mechanism.lower()
+                return self._attempt.identify(startup, tls, mechanism)
             case Authenticate(startup, password):
                 authorization = self._attempt.authenticate(startup, password)
                 self.progress.authorization = authorization.without_password()

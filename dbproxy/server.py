@@ -433,7 +433,7 @@ class Login:
             raise LoginRefused(Refusal(Why.CAPACITY, "too many sessions of this user, or in all"))
         self._claimed = authorization.canonical
         await self._judge_startup(progress)
-        mechanism = "password" if authorization.is_personal else "scram-sha-256"
+        mechanism = "password" if authorization.is_personal else progress.mechanism
         if not server.record(EventType.LOGIN_SUCCESS, {**self._identity(progress), "mechanism": mechanism}):
             raise LoginRefused(Refusal(Why.AUDIT_DOWN, "the audit trail cannot be written, so nobody may log in"))
         server.counters.count_login("success")

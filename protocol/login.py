@@ -68,12 +68,14 @@ class Startup:
     """What the client asked for at start-up, after parsing; the driver records it for audit.
 
     login: the name as sent, for example "alice" or "alice+reporting"; parameters: all others, in order, values as text.
+    needs_database: a session is always in a database; otherwise one that names none is in none.
     """
 
     login: str
     database: str | None
     parameters: tuple[tuple[str, str], ...]
     version: tuple[int, int]
+    needs_database: bool = True
 
 
 class Exchange(Protocol):
@@ -98,11 +100,12 @@ class Identify:
     """Ask identity how this person authenticates. Answer: UseExchange or UsePassword.
 
     Unknown, disabled and expired people get a mock exchange: the answers look and take the same.
-    tls: the client's TLS, None if plain.
+    tls: the client's TLS, None if plain. mechanism: which of the person's verifiers the protocol can use.
     """
 
     startup: Startup
     tls: TLSInfo | None
+    mechanism: str = "SCRAM-SHA-256"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ from config.users import Person, Users
 from dbproxy.cli.options import JsonOption, SettingsOption, settings_path, write_json
 from dbproxy.errors import DbproxyError
 from protocol.scram import build_verifier
+from protocol.sha2 import MAX_PASSWORD_BYTES, build_sha2_verifier
+from protocol.sha2 import SALT_BYTES as SHA2_SALT_BYTES
 
 app = typer.Typer(help="People who may log in: add, list, remove, passwd, disable, enable.")
 
@@ -99,7 +101,7 @@ def add(
         entry["accounts"] = _accounts(account)
     person = _person(entry)  # before the password is asked for
     if not no_password:
-        person = person.model_copy(update={"verifier": _new_verifier(name, password_stdin)})
+        person = person.model_copy(update=_new_verifiers(name, password_stdin))
 
     def change(users: Users) -> Users:
         if users.person(name) is not None:
@@ -139,8 +141,7 @@ def passwd(
     """Set a person's password."""
     path = _users_path(file, settings)
     _find(load_users(path), name, path)
-    verifier = _new_verifier(name, password_stdin)
-    person = _update(path, name, {"verifier": verifier})
+    person = _update(path, name, _new_verifiers(name, password_stdin))
     _say(json, person, f"changed the password of {name} in {path}")
 
 
@@ -216,7 +217,8 @@ def _accounts(texts: list[str]) -> dict[str, list[str]]:
     return accounts
 
 
-def _new_verifier(name: str, from_stdin: bool) -> str:
+def _new_verifiers(name: str, from_stdin: bool) -> dict[str, object]:
+    """Ask for a password; what is kept of it, for each protocol."""
     if from_stdin:
         password = sys.stdin.buffer.readline().rstrip(b"\r\n")
     else:
@@ -225,7 +227,15 @@ def _new_verifier(name: str, from_stdin: bool) -> str:
             raise UserCommandError("the two passwords differ; nothing was changed")
     if not password:
         raise UserCommandError("the password is empty; nothing was changed")
-    return build_verifier(password, secrets.token_bytes(SALT_BYTES)).encode()
+    sha2 = (
+        build_sha2_verifier(password, secrets.token_bytes(SHA2_SALT_BYTES))
+        if len(password) <= MAX_PASSWORD_BYTES
+        else None
+    )
+    return {
+        "verifier": build_verifier(password, secrets.token_bytes(SALT_BYTES)).encode(),
+        "sha2_verifier": sha2.encode() if sha2 is not None else None,
+    }
 
 
 def _hint_accounts(settings: Settings, person: Person) -> None:
@@ -250,7 +260,7 @@ def _status(person: Person, now: dt.datetime) -> str:
 
 
 def _fields(person: Person) -> dict[str, object]:
-    shown = person.model_dump(mode="json", exclude={"verifier"})
+    shown = person.model_dump(mode="json", exclude={"verifier", "sha2_verifier"})
     return {**shown, "has_password": person.verifier is not None}
 
 

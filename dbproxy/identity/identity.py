@@ -15,11 +15,13 @@ from config.users import Person, Users
 from dbproxy.clock import Clock
 from dbproxy.errors import DbproxyError
 from dbproxy.identity.authorization import Authorization
+from dbproxy.identity.fast_keys import MemoryFastKeys
 from dbproxy.identity.names import canonical, fits_server, is_same_login, split_login
 from dbproxy.identity.throttle import Throttle
 from protocol.contract import Refusal, Why
 from protocol.login import LoginRefused, Startup, TLSInfo, UseExchange, UsePassword
-from protocol.scram import MIN_ITERATIONS, ServerExchange, Verifier, mock_verifier, parse_verifier
+from protocol.scram import MIN_ITERATIONS, SCRAM, ServerExchange, Verifier, mock_verifier, parse_verifier
+from protocol.sha2 import CACHING_SHA2, Sha2Exchange, Sha2Verifier, mock_sha2_verifier, parse_sha2_verifier
 
 THROTTLED = "login_throttled"
 THROTTLED_AGAIN = "login_throttled_again"
@@ -37,6 +39,7 @@ class People:
     def __init__(self, users: Users) -> None:
         self._people: dict[str, Person] = {}
         self._verifiers: dict[str, Verifier] = {}
+        self._sha2_verifiers: dict[str, Sha2Verifier] = {}
         for person in users.people:
             key = canonical(person.name)
             if key in self._people:
@@ -45,6 +48,8 @@ class People:
             self._people[key] = person
             if person.verifier is not None:
                 self._verifiers[key] = parse_verifier(person.verifier)
+            if person.sha2_verifier is not None:
+                self._sha2_verifiers[key] = parse_sha2_verifier(person.sha2_verifier)
         counts = Counter(verifier.iterations for verifier in self._verifiers.values())
         self.usual_iterations = counts.most_common(1)[0][0] if counts else MIN_ITERATIONS
         """What a made-up verifier shows, so that it looks like most real ones."""
@@ -55,6 +60,9 @@ class People:
 
     def find_verifier(self, key: str) -> Verifier | None:
         return self._verifiers.get(key)
+
+    def find_sha2_verifier(self, key: str) -> Sha2Verifier | None:
+        return self._sha2_verifiers.get(key)
 
 
 class Identity:
@@ -79,6 +87,7 @@ class Identity:
         self.clock = clock
         self.mock_secret = mock_secret
         self.random_bytes = random_bytes
+        self.fast_keys = MemoryFastKeys()
 
     def reload(self, users: Users, limits: LoginFailures | None = None) -> None:
         """Take a new users file for logins from now on. Raises UsersError and keeps the old one if it cannot be used."""
@@ -122,12 +131,12 @@ class Attempt:
         self._identity = identity
         self._target = target
         self._address = address
-        self._exchange: ServerExchange | None = None
+        self._exchange: ServerExchange | Sha2Exchange | None = None
         self._name = ""
         self._account: str | None = None
         self._is_identified = False
 
-    def identify(self, startup: Startup, tls: TLSInfo | None) -> UseExchange | UsePassword:
+    def identify(self, startup: Startup, tls: TLSInfo | None, mechanism: str = SCRAM) -> UseExchange | UsePassword:
         """How this person is to prove who it is. Raises LoginRefused after too many failures."""
         is_local = self._identity.auth is Auth.LOCAL
         name, self._account = split_login(startup.login) if is_local else (startup.login, None)
@@ -138,6 +147,12 @@ class Attempt:
             return UsePassword()
         people = self._identity.people
         person = people.find(self._name)
+        if mechanism == CACHING_SHA2:
+            sha2 = people.find_sha2_verifier(self._name)
+            is_known = person is not None and sha2 is not None and not self._identity.objection_to(person)
+            unknown = mock_sha2_verifier(self._identity.mock_secret, self._name)
+            self._exchange = Sha2Exchange(sha2 or unknown, self._identity.fast_keys, is_doomed=not is_known)
+            return UseExchange(self._exchange)
         verifier = people.find_verifier(self._name)
         is_welcome = person is not None and verifier is not None and not self._identity.objection_to(person)
         # Made for everybody, so that it takes no longer for people who do not exist.
@@ -165,7 +180,8 @@ class Attempt:
         if objection := self._identity.objection_to(person):
             raise self._failed(objection)
         if self._exchange is None or not self._exchange.verified:
-            has_verifier = person.verifier is not None
+            is_sha2 = isinstance(self._exchange, Sha2Exchange)
+            has_verifier = (person.sha2_verifier if is_sha2 else person.verifier) is not None
             raise self._failed("wrong password" if has_verifier else "the person has no verifier")
         self._identity.throttle.succeeded(self._address, self._name)
         return self._authorize_account(startup, person)
@@ -222,7 +238,7 @@ class Attempt:
         """The database to open. Clients that name none send none, or their login name, as libpq does."""
         asked = startup.database
         if asked is None or is_same_login(asked, startup.login):
-            return self._target.database or server_user
+            return self._target.database or (server_user if startup.needs_database else "")
         if not fits_server(asked):
             raise LoginRefused(Refusal(Why.LOGIN, "the database name is too long"))
         return asked

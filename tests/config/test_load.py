@@ -75,7 +75,7 @@ def test_listeners_require_tls_unless_told_otherwise(tmp_path: Path) -> None:
         ("default_account: app", "accept_auth: [scram-sha-256-plus]", "13:18: targets[0].accept_auth: scram-sha-256-plus alone needs tls.mode require or stronger"),
         ("default_account: app", "accept_auth: [cert]", "13:18: targets[0].accept_auth: cert needs tls.certificate and tls.key"),
         ("default_account: app", "accept_auth: []", "13:18: targets[0].accept_auth: must have at least 1 entry"),
-        ("default_account: app", "accept_auth: [scram]", "13:19: targets[0].accept_auth[0]: unknown value 'scram'; expected 'scram-sha-256-plus', 'scram-sha-256', 'md5', 'password', 'trust' or 'cert'"),
+        ("default_account: app", "accept_auth: [scram]", "13:19: targets[0].accept_auth[0]: unknown value 'scram'; expected 'scram-sha-256-plus', 'scram-sha-256', 'md5', 'password', 'trust', 'cert', 'caching_sha2_password', 'client_ed25519', 'sha256_password' or 'mysql_native_password'"),
         ("audit: {directory: audit}", "audit: {}", "15:8: audit.directory: this key is required"),
         ("audit: {directory: audit}", "audit: {directory: audit, parameters: of}", "15:39: audit.parameters: unknown value 'of'; expected 'digest', 'values' or 'off' (did you mean 'off'?)"),
         ("audit: {directory: audit}", "audit: {directory: audit, durability: durable}", "15:39: audit.durability: unknown value 'durable'; expected 'written'"),
