@@ -50,11 +50,11 @@ demo: ## the tour on an embedded PostgreSQL (ONCE=1: then end)
 	@.ci/venv demo
 	@$(PY) -m dbproxy demo $(if $(filter-out 0,$(ONCE)),--once)
 
-bench: install ## direct, HAProxy, PgBouncer and dbproxy, interleaved; about 25 minutes
+bench: compiled ## direct, HAProxy, PgBouncer and dbproxy, interleaved; about 25 minutes
 	@PYTHONPATH=tests $(PY) -m support.requirements --bench
 	@PYTHONPATH=tests $(PY) -m bench.run --json $(REPORTS)/bench.json $(ARGS)
 
-bench-quick: install ## the same, a first impression in about 5 minutes
+bench-quick: compiled ## the same, a first impression in about 5 minutes
 	@PYTHONPATH=tests $(PY) -m support.requirements --bench
 	@PYTHONPATH=tests $(PY) -m bench.run --quick --json $(REPORTS)/bench-quick.json $(ARGS)
 

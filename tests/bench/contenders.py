@@ -2,7 +2,8 @@
 
 HAProxy passes bytes on (TCP mode). PgBouncer pools by session, because dbproxy too has one server connection per session.
 The empty relay is dbproxy's event loop with nothing in it: the floor, not a competitor.
-dbproxy judges with its shipped default policy and the rules below, and writes its audit trail to a real directory.
+dbproxy judges with its shipped default policy and the rules below, and writes its audit trail to a real directory. It is the
+compiled build, as in the container image; "pure" is the same without a compiler.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from dbproxy.embedded.watcher import Watcher
 
 ACCOUNT = "trust_user"  # the account of support.servers that needs no password
 DATABASE = "bench"
-DIRECT, HAPROXY, PGBOUNCER, RELAY, DBPROXY = "direct", "haproxy", "pgbouncer", "relay", "dbproxy"
-EVERYBODY = (DIRECT, HAPROXY, PGBOUNCER, RELAY, DBPROXY)
+DIRECT, HAPROXY, PGBOUNCER, RELAY, PURE, DBPROXY = "direct", "haproxy", "pgbouncer", "relay", "pure", "dbproxy"
+EVERYBODY = (DIRECT, HAPROXY, PGBOUNCER, RELAY, PURE, DBPROXY)
+COMPILED_TREE = Path(__file__).resolve().parents[2] / "build" / "compiled"
 SERVER_SETTINGS = {
     "max_connections": "200",
     "shared_buffers": "256MB",
@@ -139,20 +141,26 @@ def running_contenders(
                 found.append(stack.enter_context(make(server, folder)))
         if RELAY in wanted:
             found.append(stack.enter_context(_relay(server, folder)))
+        if PURE in wanted:
+            found.append(stack.enter_context(running_dbproxy(server, folder, PURE)))
         if DBPROXY in wanted:
-            found.append(stack.enter_context(running_dbproxy(server, folder)))
+            if not COMPILED_TREE.is_dir():
+                raise RuntimeError(
+                    f"{COMPILED_TREE} is missing: run `make compiled`, or leave out the contender {DBPROXY}"
+                )
+            found.append(stack.enter_context(running_dbproxy(server, folder, DBPROXY, tree=COMPILED_TREE)))
         yield found
 
 
 @contextlib.contextmanager
-def running_dbproxy(server: EmbeddedPostgres, folder: Path, **options: Any) -> Iterator[Contender]:
+def running_dbproxy(server: EmbeddedPostgres, folder: Path, name: str = DBPROXY, **options: Any) -> Iterator[Contender]:
     """dbproxy with policy and audit on, all limits and settings at their defaults. options: as for running_proxy."""
 
     def change(settings: dict[str, Any]) -> None:
         settings["policies"]["files"].insert(0, "builtin:default")
 
     with running_proxy(
-        folder / DBPROXY,
+        folder / name,
         _as_target(server),
         policy=POLICY,
         database=DATABASE,
@@ -161,7 +169,7 @@ def running_dbproxy(server: EmbeddedPostgres, folder: Path, **options: Any) -> I
         **options,
     ) as proxy:
         address = proxy.address("alice")
-        yield Contender(DBPROXY, proxy.port, proxy.process.pid, address["user"], address["password"], proxy)
+        yield Contender(name, proxy.port, proxy.process.pid, address["user"], address["password"], proxy)
 
 
 @contextlib.contextmanager

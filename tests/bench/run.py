@@ -112,16 +112,21 @@ def check_audit(
     contenders: list[Contender], found: dict[str, dict[str, Measurement]], queries: tuple[str, ...]
 ) -> int | None:
     """Audit was really on: two records of every query. Returns how many events dbproxy wrote; None if it did not take part."""
-    proxy = next((each.proxy for each in contenders if each.name == DBPROXY), None)
-    if proxy is None:
-        return None
-    expected = 2 * sum(found[name][DBPROXY].queries for name in queries)
-    deadline = time.monotonic() + _AUDIT_WAIT_S
-    while (events := int(proxy.metric("dbproxy_audit_events_total"))) < expected:  # the counter follows twice a second
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"dbproxy wrote {events} audit events, at least {expected:.0f} were due")
-        time.sleep(0.2)
-    return events
+    written = None
+    for contender in contenders:
+        if contender.proxy is None:
+            continue
+        expected = 2 * sum(found[name][contender.name].queries for name in queries)
+        deadline = time.monotonic() + _AUDIT_WAIT_S
+        while (
+            events := int(contender.proxy.metric("dbproxy_audit_events_total"))
+        ) < expected:  # it follows twice a second
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{contender.name} wrote {events} audit events, at least {expected:.0f} were due")
+            time.sleep(0.2)
+        if contender.name == DBPROXY:
+            written = events
+    return written
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:

@@ -237,12 +237,14 @@ def running_proxy(
     environment: Mapping[str, str] | None = None,
     arguments: Sequence[str] = (),
     launcher: Sequence[str] = (),
+    tree: Path = _ROOT,
     is_clean_end_expected: bool = True,
 ) -> Iterator[Proxy]:
     """Run `dbproxy serve` until the block ends.
 
     policy: `observe`, `default`, or the text of a policy file. accounts: of support.servers, the first one is the
     default. change: edits the settings dict before it is written. launcher: Python's options before `-m dbproxy`.
+    tree: where the packages are that it runs.
     On leaving, the proxy must have ended with status 0 and without a traceback, unless is_clean_end_expected is False,
     and no secret may stand in anything that it wrote.
     """
@@ -269,7 +271,7 @@ def running_proxy(
                 str(folder / "dbproxy.yaml"),
                 *arguments,
             ],
-            cwd=_ROOT,
+            cwd=tree,
             env={**os.environ, **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=out,
