@@ -161,8 +161,21 @@ class Auth(StrEnum):
 class Durability(StrEnum):
     """When an audit record counts as written."""
 
+    TIERED = "tiered"
+    """On the disk before the statement is forwarded, but plain reads that no rule matches are only given to the kernel first, and are on the disk within a second."""
+    DURABLE = "durable"
+    """On the disk before any statement is forwarded: only this survives a loss of power for plain reads too."""
     WRITTEN = "written"
-    """Given to the kernel before the statement is forwarded. Survives a crash of the proxy, not a loss of power."""
+    """Given to the kernel before the statement is forwarded, on the disk within a second. Survives a crash of the proxy, not a loss of power."""
+
+
+class Compression(StrEnum):
+    """How closed segments of the ledger are kept."""
+
+    GZIP = "gzip"
+    """Compressed once they are closed; any gzip program reads them."""
+    NONE = "none"
+    """As they were written."""
 
 
 class Parameters(StrEnum):
@@ -328,12 +341,18 @@ class AuditSettings(Model):
 
     directory: RelativePath
     """Directory of the ledger's segments; created with mode 0700. One process writes to it."""
-    durability: Durability = Durability.WRITTEN
-    """written: in the kernel's hands before a statement is forwarded."""
+    durability: Durability = Durability.TIERED
+    """tiered, durable or written: where a statement's record must be before the statement is forwarded."""
     parameters: Parameters = Parameters.DIGEST
     """digest, values or off."""
     segment_bytes: Annotated[int, Field(ge=64 * KIB, le=16 * 1024 * MIB)] = 128 * MIB
     """A segment larger than this is closed and the next one begun."""
+    segment_age_s: Annotated[float, Field(ge=1, le=366 * 86_400)] = 86_400.0
+    """So is a segment older than this."""
+    compression: Compression = Compression.GZIP
+    """gzip or none: what becomes of closed segments."""
+    heartbeat_s: Annotated[float, Field(ge=1, le=3_600)] = 60.0
+    """Each process writes its totals this often, also when nothing happens."""
     reserve_bytes: Annotated[int, Field(ge=64 * KIB, le=1024 * MIB)] = 16 * MIB
     """Disk space kept for the outcomes of statements that are already running."""
     signing: SigningSettings = SigningSettings()

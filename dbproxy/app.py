@@ -20,7 +20,7 @@ import uvloop
 
 from config.errors import ConfigError
 from config.load import check_settings, load_settings, load_users
-from config.settings import BUILTIN, SHIPPED_POLICIES, Parameters, Settings
+from config.settings import BUILTIN, SHIPPED_POLICIES, Compression, Durability, Parameters, Settings
 from config.users import Users
 from dbproxy import __version__
 from dbproxy.audit.ledger import AuditDown, Ledger
@@ -34,6 +34,7 @@ from dbproxy.errors import DbproxyError, StartError
 from dbproxy.identity.identity import Identity, UsersError
 from dbproxy.identity.tls import ListenerMaterial, TLSMaterialError, target_context
 from dbproxy.judge import Judge
+from dbproxy.ledger_watch import LedgerWatch
 from dbproxy.metrics import Counters, Exporter, watch_loop
 from dbproxy.policy.load import load_policy
 from dbproxy.policy.model import Policy
@@ -43,7 +44,7 @@ from dbproxy.turn import Turn
 
 _log = logging.getLogger("dbproxy")
 _ENGINES = {"postgres": POSTGRES}
-_RESUME_S = 0.5
+_WATCH_STEP_S = 0.5
 _WATCH_S = 1.0
 _DIGEST_KEY = "digest.key"
 
@@ -64,6 +65,7 @@ class App:
         self._ledger = Ledger(
             settings.audit.directory,
             segment_bytes=settings.audit.segment_bytes,
+            segment_age_s=settings.audit.segment_age_s,
             reserve_bytes=settings.audit.reserve_bytes,
             now_ns=self._clock.wall_ns,
         )
@@ -108,7 +110,14 @@ class App:
         users = _load_users(settings)
         recovery = self._ledger.open()
         try:
-            turn = self._turn = Turn(self._ledger, loop, self._counters, self._clock.monotonic_ns)
+            turn = self._turn = Turn(
+                self._ledger,
+                loop,
+                self._counters,
+                self._clock.monotonic_ns,
+                syncs_some=settings.audit.durability is Durability.TIERED,
+                syncs_all=settings.audit.durability is Durability.DURABLE,
+            )
             self._record(
                 EventType.PROXY_START,
                 {"version": __version__, "pid": os.getpid(), "recovered": len(recovery.unknown)},
@@ -145,11 +154,21 @@ class App:
             admin = await control.start(settings.admin.address.host, settings.admin.address.port)
             self._remember_files()
             self._tasks.spawn(watch_loop(self._counters.lag, self._clock), name="loop lag")
-            self._tasks.spawn(self._watch(), name="files and audit")
+            self._tasks.spawn(self._watch(), name="files")
+            watch = LedgerWatch(
+                turn,
+                self._counters,
+                settings.audit.directory,
+                self._clock.monotonic_ns,
+                heartbeat_s=settings.audit.heartbeat_s,
+                compresses=settings.audit.compression is Compression.GZIP,
+            )
+            self._tasks.spawn(watch.run(), name="audit ledger")
             for number, action in (
                 (signal.SIGTERM, self._stop.set),
                 (signal.SIGINT, self._stop.set),
                 (signal.SIGHUP, self.reload),
+                (signal.SIGUSR1, self._ledger.rotate),
             ):
                 loop.add_signal_handler(number, action)
             addresses = [
@@ -162,6 +181,7 @@ class App:
             await self._tasks.cancel_all(timeout_s=5)
             await pool.close()
             await control.stop()
+            await turn.close()
         except BaseException:
             if self._pool is not None:
                 await self._pool.close()
@@ -314,16 +334,12 @@ class App:
         self._stamps = {path: _stamp(path) for path in self._watched_files()}
 
     async def _watch(self) -> None:
-        """Try to write again while the audit trail is down; reload when a file has changed."""
+        """Reload when a file has changed."""
         waited_s = 0.0
         changed_before = False
         while True:
-            await asyncio.sleep(_RESUME_S)
-            self._counters.is_audit_down = self._ledger.is_down
-            self._counters.audit_events = self._ledger.records
-            if self._ledger.is_down and self._ledger.try_resume():
-                _log.warning("the audit trail can be written again; statements run again")
-            waited_s += _RESUME_S
+            await asyncio.sleep(_WATCH_STEP_S)
+            waited_s += _WATCH_STEP_S
             if waited_s < _WATCH_S:
                 continue
             waited_s = 0.0

@@ -53,14 +53,19 @@ class Entry:
 
 
 class Ruling:
-    """A decision about an entry in one context. counted: command and action, for the metrics. members: all audit members of the statement but the session's and the parameters."""
+    """A decision about an entry in one context. counted: command and action, for the metrics. members: all audit members of the statement but the session's and the parameters.
 
-    __slots__ = ("counted", "decision", "entry", "is_refused", "members")
+    is_plain_read: it reads, or changes nothing but its own session, and no rule so much as matched it, be it only to alert or in the shadow. There
+    are no labels yet: a table that somebody cares for is one that a rule names. With durability `tiered` such a statement need not wait for the disk.
+    """
+
+    __slots__ = ("counted", "decision", "entry", "is_plain_read", "is_refused", "members")
 
     def __init__(self, entry: Entry, decision: Decision) -> None:
         self.entry = entry
         self.decision = decision
         self.is_refused = decision.is_refused
+        self.is_plain_read = entry.is_read_only and not decision.hits
         self.counted = (entry.report.command, str(decision.action))  # how the metrics count it
         self.members = entry.members + b"," + _decision_members(decision)
 

@@ -92,6 +92,7 @@ class Counters:
     """The proxy's own numbers. Whoever knows a thing adds to it; the three dictionaries are counted through the methods, which bound them.
 
     Bytes are named from the session's view: received from the server, sent by the client. *_open are gauges.
+    audit_syncs, audit_sync_ns: how often and how long the disk was waited for, away from the event loop.
     judge_ns, audit_ns: time spent in the judge without the classifier, for texts not ruled before in a session, and in writing records;
     with how often.
     """
@@ -100,6 +101,8 @@ class Counters:
         "audit_events",
         "audit_failures",
         "audit_ns",
+        "audit_sync_ns",
+        "audit_syncs",
         "audit_writes",
         "cancels",
         "connections",
@@ -139,6 +142,8 @@ class Counters:
         self.judge_calls = 0
         self.audit_ns = 0
         self.audit_writes = 0
+        self.audit_syncs = 0
+        self.audit_sync_ns = 0
         self.audit_events = 0
         self.audit_failures = 0
         self.is_audit_down = False
@@ -296,6 +301,7 @@ class Exporter(Collector):
         stages.add_metric(("judge",), c.judge_calls, c.judge_ns / 1e9)
         stages.add_metric(("classify",), stats.requests, (stats.busy_ns + stats.queue_ns) / 1e9)
         stages.add_metric(("audit",), c.audit_writes, c.audit_ns / 1e9)
+        stages.add_metric(("sync",), c.audit_syncs, c.audit_sync_ns / 1e9)
         yield stages
 
     def _classifier(self) -> Iterator[Metric]:

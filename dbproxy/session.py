@@ -150,8 +150,8 @@ class Session:
         self._is_asking = False
         self._transaction = Transaction.IDLE
         self._names: dict[str, Report] = {}
-        # By act and text: the ruling in the present context, and the beginning of its intent record.
-        self._ready: tuple[dict[bytes, tuple[Ruling, bytes]], ...] = tuple({} for _ in Act)
+        # By act and text: the ruling in the present context, the beginning of its intent record, whether the disk must have that first.
+        self._ready: tuple[dict[bytes, tuple[Ruling, bytes, bool]], ...] = tuple({} for _ in Act)
         # Forwarded statements: their entry, and when on the monotonic clock.
         self._running: dict[int, tuple[Entry, int]] = {}
         self._name_members: dict[bytes, bytes] = {}
@@ -243,11 +243,38 @@ class Session:
         if self._ended and self._server is not None and self._server.transport is not None:
             self._server.transport.close()
 
-    def revoke(self, reason: str, statements: tuple[int, ...]) -> None:
+    def hold(self) -> bytes:
+        outgoing = self._outgoing
+        self._outgoing = [b""]  # INVARIANT: not empty while something is handed over, so that nothing overtakes it
+        if self._client is not None:
+            self._client.pause(Pause.SYNC)
+        return outgoing[0] if len(outgoing) == 1 else b"".join(outgoing)
+
+    def deliver(self, data: bytes) -> None:
+        self._write_server(data)
+
+    def unhold(self) -> None:
+        if self._client is not None:
+            self._client.resume(Pause.SYNC)
+
+    def revoke(self, reason: str, statements: tuple[int, ...], data: bytes) -> None:
+        data += b"".join(self._outgoing)
         self._outgoing = []  # INVARIANT: what was not recorded is not sent
+        if self._ended:
+            if self._server is not None and self._server.transport is not None:
+                self._server.transport.close()
+            return
+        if not data:
+            return
+        text = f"dbproxy: the audit trail cannot be written ({reason}); the statement was not run"
+        if self.relay is not None:
+            refusal = Refusal(Why.AUDIT_DOWN, text, "", "Try again; the session stays open.")
+            instead = self.relay.revoke(data, refusal)
+            if instead is not None:
+                self._write_server(instead)
+                return
         for statement_id in statements:
             self.finished(statement_id, Outcome(Status.REFUSED))
-        text = f"dbproxy: the audit trail cannot be written ({reason}); the statement was not run"
         self.end(Refusal(Why.AUDIT_DOWN, text, "", "Connect again when the audit trail is writable."))
 
     def pause(self, *, on: bool) -> None:
@@ -360,10 +387,10 @@ class Session:
             ready = self._ready[statement.act]
             if len(ready) >= _READY_MAX:
                 ready.clear()
-            ready[text] = (ruling, start)
+            ready[text] = (ruling, start, self._must_sync(ruling))
         return self._forward(statement, ruling, start, held_ns)
 
-    def _forward_ready(self, statement: Statement, ready: tuple[Ruling, bytes]) -> Verdict:
+    def _forward_ready(self, statement: Statement, ready: tuple[Ruling, bytes, bool]) -> Verdict:
         """As _forward, for a neutral, self-contained text that was ruled before: the hot path."""
         body = ready[1]
         if statement.parameters:
@@ -377,6 +404,8 @@ class Session:
             return self._refuse_unrecorded(down)
         if not self._turn.is_open:
             self._turn.schedule()
+        if ready[2]:
+            self._turn.must_sync(self.session_id, statement.id)
         if statement.portal and self._names:
             self._forget_cursor(statement.portal)
         ruling = ready[0]
@@ -387,6 +416,10 @@ class Session:
         except KeyError:
             self._counters.count_statement(*ruling.counted)
         return FORWARD
+
+    def _must_sync(self, ruling: Ruling) -> bool:
+        """Whether the statement's record must be on the disk before the server may see it."""
+        return self._turn.syncs_all or (self._turn.syncs_some and not ruling.is_plain_read)
 
     def _name_member(self, name: bytes) -> bytes:
         if len(self._name_members) >= _READY_MAX:
@@ -413,6 +446,8 @@ class Session:
                 self._announced[statement.id] = self._forget_prepared(statement.name)
                 named = b',"statement":%d,%b' % (statement.id, text_member(b"name", statement.name))
                 self._turn.prepared(self.session_id, b'"session":"%b",' % self.session_id.encode() + body + named)
+                if self._must_sync(ruling):
+                    self._turn.must_sync(self.session_id, statement.id)
                 return FORWARD
             if statement.name:
                 body += b"," + text_member(b"name", statement.name)
@@ -420,6 +455,8 @@ class Session:
         except AuditDown as down:
             self._announced.pop(statement.id, None)
             return self._refuse_unrecorded(down)
+        if self._must_sync(ruling):
+            self._turn.must_sync(self.session_id, statement.id)
         now = self.last_active_ns = self._monotonic_ns()
         self._running[statement.id] = (entry, now)
         self._counters.count_statement(*ruling.counted)

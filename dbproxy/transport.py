@@ -31,6 +31,8 @@ class Pause(IntFlag):
     """The other side does not take the bytes fast enough."""
     TURN = 4
     """It had its share of this loop turn."""
+    SYNC = 8
+    """What it sent waits for the disk to have its audit records."""
 
 
 class Link(asyncio.Protocol):

@@ -242,6 +242,12 @@ class Relay(Protocol):
         Returns False, and asks nothing, unless the server is idle and not in a failed transaction.
         """
 
+    def revoke(self, data: bytes, refusal: Refusal) -> bytes | None:
+        """Take back what was to be sent to the server and has not been: data, all that was sent last. Its statements are refused.
+
+        Returns what to send instead, so that the server's answers fit what is due; None if that cannot be: the session must end.
+        """
+
     def rejudge(self) -> None:
         """Policy or session state changed: judgements made before do not hold for later executions."""
 

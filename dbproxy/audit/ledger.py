@@ -118,7 +118,7 @@ class Ledger:
 
     is_down, down_reason: set by the ledger. refused_while_down: the caller counts statements here that it refused without a record
     because the ledger was down; reported on resume. synced: the last record known to be on the disk.
-    records, written_bytes, flushes, syncs, dropped: totals for metrics and heartbeats.
+    records, intents, written_bytes, flushes, syncs, dropped: totals for metrics and heartbeats.
     """
 
     __slots__ = (
@@ -159,6 +159,7 @@ class Ledger:
         "down_reason",
         "dropped",
         "flushes",
+        "intents",
         "is_down",
         "records",
         "refused_while_down",
@@ -220,6 +221,7 @@ class Ledger:
         self.synced = Position(0, "", "")
         self.syncs = 0
         self.dropped = 0
+        self.intents = 0
         self.is_down = False
         self.down_reason = ""
         self.refused_while_down = 0
@@ -327,6 +329,7 @@ class Ledger:
         if key in open_ or not body or len(body) > MAX_BODY_BYTES or b"\n" in body:
             raise ValueError("an intent needs a key of its own and members, on one line and not beyond the size limit")
         open_.add(key)
+        self.intents += 1
         pending = self._pending
         pending.append((self._now_ns(), _INTENT, key, body))
         return self._chain.seq + len(pending)

@@ -2,7 +2,7 @@
 
     relay.py  ─→  server_walk.py  ─→  client_walk.py       where messages begin and end, what passes, what waits
                       │     whole.py      │                Bind, Execute, Sync and their answer in one step
-                  replies.py          requests.py          what each message means
+                  replies.py          requests.py          what each message means; revoke.py: taking it back
                       └─────  line.py  ───┘                the state both directions share, and the end
                         pipeline.py, names.py              the replies that are due, the names they settle
 
@@ -19,6 +19,7 @@ from protocol.postgres.client_walk import ClientWalk
 from protocol.postgres.line import ASKING, CLIENT, HOST, JUDGING, SERVER, Line
 from protocol.postgres.replies import Replies
 from protocol.postgres.requests import Requests
+from protocol.postgres.revoke import revoke_messages
 from protocol.postgres.server_walk import ServerWalk
 from protocol.postgres.wire import RESERVED_NAME, SYNC, message, refusal_error
 
@@ -79,6 +80,16 @@ class PostgresRelay:
     def resolve(self, statement_id: int, verdict: Verdict) -> None:
         if not self._line.is_closed and self._requests.resolve(statement_id, verdict):
             self._client.release(JUDGING)
+
+    def revoke(self, data: bytes, refusal: Refusal) -> bytes | None:
+        line = self._line
+        if line.is_closed or line.ending is not None or self._client.is_walking:
+            return None
+        found = revoke_messages(data, line.queue)
+        if found is None:
+            return None
+        self._replies.revoked.update(dict.fromkeys(found[1], refusal))
+        return found[0]
 
     def rejudge(self) -> None:
         self._requests.epoch += 1

@@ -7,7 +7,7 @@ Counterpart: requests.py.
 
 from __future__ import annotations
 
-from protocol.contract import Outcome, Status, Transaction
+from protocol.contract import Outcome, Refusal, Status, Transaction
 from protocol.errors import MalformedMessage, UnexpectedMessage, UnsupportedFeature
 from protocol.postgres import pipeline as due
 from protocol.postgres.line import SERVER, Line
@@ -23,9 +23,10 @@ class Replies:
     """The handlers of one server's messages.
 
     allow_copy_both: replication was allowed at login. answer: the first field of what the proxy itself asked for.
+    revoked: statements that were made to fail after they had been let through, see revoke.py, and what the client is told.
     """
 
-    __slots__ = ("_allow_copy_both", "_host", "_line", "_pipe", "_queue", "_tags", "answer")
+    __slots__ = ("_allow_copy_both", "_host", "_line", "_pipe", "_queue", "_tags", "answer", "revoked")
 
     def __init__(self, line: Line, *, allow_copy_both: bool) -> None:
         self._line = line
@@ -35,6 +36,7 @@ class Replies:
         self._allow_copy_both = allow_copy_both
         self._tags: list[bytes] = []
         self.answer: str | None = None
+        self.revoked: dict[int, Refusal] = {}
 
     def rows(self, data: bytes, start: int, end: int, rows: int) -> None:
         """A run of row messages data[start:end], or the start of one if end is start."""
@@ -137,6 +139,8 @@ class Replies:
         status = Status.ERROR if line.error_code else Status.OK
         tag = b"; ".join(tags)
         outcome = Outcome(status, rows, line.received, line.sent, tag, line.error_code)
+        if self.revoked and self.revoked.pop(statement_id, None) is not None:
+            outcome = Outcome(Status.REFUSED)
         self._reset_counts()
         self._host.finished(statement_id, outcome)
 
@@ -229,7 +233,8 @@ class Replies:
         if fields.get("V") == "FATAL" or fields.get("V") == "PANIC" or not queue:
             line.error_code = "FATAL"  # the server is closing; what is still open is settled when it has
             return None
-        head, _, payload = queue[0]
+        head, statement_id, payload = queue[0]
+        revoked = self.revoked.get(statement_id) if self.revoked else None
         if head == due.SYNC:
             return None  # for example a deferred constraint, at the implicit commit
         if head == due.REFUSED_QUERY and isinstance(payload, Refused):
@@ -239,9 +244,11 @@ class Replies:
             return b""
         if head in (due.QUERY, due.FUNCTION):
             line.is_copying = False
-            return None
-        refusal = payload.refusal if head == due.REFUSED_STEP and isinstance(payload, Refused) else None
+            return refusal_error(revoked) if revoked is not None and code != "25P02" else None
+        refusal = payload.refusal if head == due.REFUSED_STEP and isinstance(payload, Refused) else revoked
         outcome = Outcome(Status.ERROR, line.rows, line.received, line.sent, b"", code)
+        if revoked is not None:
+            outcome = Outcome(Status.REFUSED)
         self._reset_counts()
         self._settle_skipped(self._pipe.skip_group(), outcome)
         line.is_copying = False
@@ -255,6 +262,8 @@ class Replies:
         """Outcomes for the failed entry, which comes first, and for all that the server skipped behind it."""
         executed = {entry[1] for entry in entries if entry[0] == due.EXECUTE}
         for index, (kind, statement_id, payload) in enumerate(entries):
+            if self.revoked:
+                self.revoked.pop(statement_id, None)
             if kind in (due.REFUSED_STEP, due.REFUSED_QUERY):
                 self._host.finished(statement_id, Outcome(Status.REFUSED))
             elif kind == due.BIND and isinstance(payload, Portal):

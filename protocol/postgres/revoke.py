@@ -71,7 +71,9 @@ def revoke_messages(data: bytes, queue: Sequence[Entry]) -> tuple[bytes, list[in
                 inside = b"E"
                 sent.append(message(b"S", body))
                 continue
-            if step not in _KINDS.get(kind, ()) or _is_ours(kind, body) != (step in (due.REFUSED_STEP, due.REFUSED_QUERY)):
+            if step not in _KINDS.get(kind, ()) or _is_ours(kind, body) != (
+                step in (due.REFUSED_STEP, due.REFUSED_QUERY)
+            ):
                 return None
         if step not in _STATEMENTS:
             sent.append(message(bytes([kind]), body))

@@ -78,7 +78,7 @@ def test_listeners_require_tls_unless_told_otherwise(tmp_path: Path) -> None:
         ("default_account: app", "accept_auth: [scram]", "13:19: targets[0].accept_auth[0]: unknown value 'scram'; expected 'scram-sha-256-plus', 'scram-sha-256', 'md5', 'password', 'trust', 'cert', 'caching_sha2_password', 'client_ed25519', 'sha256_password' or 'mysql_native_password'"),
         ("audit: {directory: audit}", "audit: {}", "15:8: audit.directory: this key is required"),
         ("audit: {directory: audit}", "audit: {directory: audit, parameters: of}", "15:39: audit.parameters: unknown value 'of'; expected 'digest', 'values' or 'off' (did you mean 'off'?)"),
-        ("audit: {directory: audit}", "audit: {directory: audit, durability: durable}", "15:39: audit.durability: unknown value 'durable'; expected 'written'"),
+        ("audit: {directory: audit}", "audit: {directory: audit, durability: sometimes}", "15:39: audit.durability: unknown value 'sometimes'; expected 'tiered', 'durable' or 'written'"),
         ("audit: {directory: audit}", "audit: {directory: audit}\nlimit: {}", "16:1: limit: unknown key (did you mean 'limits'?)"),
         ("audit: {directory: audit}", "audit: {directory: audit}\nlimits: {max_statement_bytes: 100000000}", "16:31: limits.max_statement_bytes: must not be more than max_message_bytes"),
         ("audit: {directory: audit}", "audit: {directory: audit}\nlimits: {held_max_bytes: 100000000}", "16:26: limits.held_max_bytes: must not be more than max_message_bytes"),
