@@ -8,6 +8,7 @@ Not here: what is signed (checkpoint.py), which key may sign when (verify_seals.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from hashlib import sha256
 from pathlib import Path
@@ -97,6 +98,16 @@ def public_path(key_path: Path) -> Path:
 def next_path(key_path: Path) -> Path:
     """Where a key waits that is to follow this one; the running proxy takes it with its next checkpoint."""
     return key_path.with_name(key_path.name + ".next")
+
+
+def find_public_keys(key_path: Path) -> list[Path]:
+    """The public halves that stand beside a private key file: its own, and those of the keys before it. Oldest names first, its own last."""
+    earlier = re.compile(re.escape(key_path.name) + r"\.[0-9a-f]{16}\.pub")
+    try:
+        names = sorted(path for path in key_path.parent.iterdir() if earlier.fullmatch(path.name))
+    except OSError:
+        return []
+    return [*names, *([public_path(key_path)] if public_path(key_path).exists() else [])]
 
 
 def load_signing_key(path: Path) -> SigningKey:

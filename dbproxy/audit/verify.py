@@ -1,444 +1,219 @@
-"""The offline verifier: checks ledger files against the format in chain.py, with nothing but the files.
+"""The offline verifier: checks a ledger's files, with public keys and anchors if they are given, and says what was proven and no more.
 
-It streams: memory is bounded by the longest line and by the number of intents open at once, both capped, also on a hostile log.
-It says what was proven and no more: an unsigned chain shows that nothing inside was changed, not that the whole was not replaced or its end cut.
+Three things are told apart, and each record is counted in the best of them:
+* anchored: a checkpoint that covers it is in an anchor that was given, so not even who has the signing key could have changed it since.
+* signed: a checkpoint that covers it has a right signature of a trusted key, so nobody without that key could have changed it.
+* chained: it fits the records around it. Someone who can rewrite all files can make such a chain, and cut it anywhere.
+
+When it is OK
+-------------
+Nothing is wrong, and, if keys or anchors were given, they reach to the end. "Reach to the end" means that the newest checkpoint that counts (anchored if
+anchors were given, else signed) either is a final one, with only the end of control's segment after it; or is not older than 40 seconds (interval plus
+lateness) at the time of verifying, `as_of_ns`: a running proxy's ledger always has a short tail. Anything else is UNANCHORED: the proxy may have ended
+without a final checkpoint, or its last records may have been cut off or made up; nobody can tell from the files.
+
+Parts: verify_chain.py walks one chain, verify_seals.py compares with checkpoints and anchors, verify_report.py is what comes out.
 Counterpart: ledger.py, which writes; recovery.py, which repairs a torn end.
 """
 
 from __future__ import annotations
 
+import calendar
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
-from hashlib import sha256
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
-import orjson
+from dbproxy.audit.checkpoint import INTERVAL_S, LATE_S
+from dbproxy.audit.segment import find_segments, parse_segment_name, segment_size
+from dbproxy.audit.signing import PublicKey
+from dbproxy.audit.verify_chain import ChainCheck, Meter, Progress, find_extra_files
+from dbproxy.audit.verify_report import (
+    CHAINED_ONLY,
+    SEVERITY,
+    ChainResult,
+    Level,
+    Problem,
+    Result,
+    SealsResult,
+    Status,
+)
+from dbproxy.audit.verify_seals import CONTROL_SLOT, AnchorStream, SealCheck, read_rotations
 
-from dbproxy.audit.chain import MAX_LINE_BYTES, NO_HASH, SCHEMA, Key, check_line
-from dbproxy.audit.segment import find_segments, parse_segment_name
-from dbproxy.audit.types import EventType
-
-MAX_OPEN_INTENTS = 1_000_000
-"""More can never be open at once: the writer's ballast, at most 1 GiB, has room for half as many."""
-_PROGRESS_BYTES = 8 << 20
-_SETTLE_STEP_S = 0.02
-_MAX_NOTES = 100
-
-PROOF = "chained, not signed: proves internal consistency, not that the whole log was not replaced or that records after the last one were not cut off"
-
-_TYPES = frozenset(type_.value for type_ in EventType)
-
-Progress = Callable[[int, int], None]
-"""Called now and then with bytes read so far and bytes in all."""
-
-
-class Status(IntEnum):
-    """The result; its value is the exit code."""
-
-    OK = 0
-    """Everything fits together."""
-    TAMPERED = 1
-    """Something was changed, removed or added."""
-    TRUNCATED = 2
-    """The end is torn or missing: a crash, or a cut. The next start of the proxy keeps the torn bytes and says so in the chain."""
-    UNREADABLE = 3
-    """There is no ledger, or it could not be read to the end."""
+MAX_SLOTS = 512
+"""More are never in use; each takes an open file while verifying."""
+LIVE_S = INTERVAL_S + LATE_S
 
 
-_SEVERITY = (Status.OK, Status.TRUNCATED, Status.UNREADABLE, Status.TAMPERED)
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """The first bad record of a chain. line counts from 1, 0 is the file as a whole; seq: the number the record has or should have."""
-
-    status: Status
-    file: str
-    line: int
-    seq: int
-    what: str
-
-
-@dataclass(slots=True)
-class ChainResult:
-    """What was found in the chain of one slot, up to its first problem. open_intents: at its end; extra: other files beside it."""
-
-    slot: int
-    segments: int = 0
-    records: int = 0
-    size: int = 0
-    first_seq: int = 0
-    last_seq: int = 0
-    last_hash: str = ""
-    first_at: str = ""
-    last_at: str = ""
-    intents: int = 0
-    outcomes: int = 0
-    unknown_outcomes: int = 0
-    open_intents: int = 0
-    recoveries: int = 0
-    is_closed: bool = False
-    notes: list[str] = field(default_factory=list)
-    problem: Problem | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The verdict on all chains together; problem: that of the worst chain."""
-
-    status: Status
-    chains: tuple[ChainResult, ...]
-    problem: Problem | None
-    proof: str = PROOF
-
-    @property
-    def exit_code(self) -> int:
-        return int(self.status)
-
-
-def verify_directory(directory: Path, *, progress: Progress | None = None, settle_s: float = 0.0) -> Result:
+def verify_directory(
+    directory: Path,
+    *,
+    keys: Sequence[PublicKey] = (),
+    anchors: Sequence[Path] = (),
+    progress: Progress | None = None,
+    settle_s: float = 0.0,
+    as_of_ns: int | None = None,
+) -> Result:
     """Verify every chain in a ledger's directory, from its very first record.
 
-    settle_s: how long to wait for a half-written last line to be completed by a running proxy.
+    keys: trusted public keys; those they introduce are trusted too. anchors: files with anchored checkpoints, in any form that an anchor keeps.
+    settle_s: how long to wait for a half-written last line to be completed by a running proxy. as_of_ns: wall time when the files were
+    copied, or now.
     """
     try:
         slots = find_segments(directory)
-        total = sum(path.stat().st_size for segments in slots.values() for _, path in segments)
     except OSError as error:
         return _unreadable(str(directory), error.strerror or str(error))
     if not slots:
         return _unreadable(str(directory), "there is no ledger here (no file audit-<slot>-<number>.jsonl)")
-    meter = _Meter(progress, total)
-    chains = []
-    for slot in sorted(slots):
-        check = _ChainCheck(slot, meter, is_whole=True, settle_s=settle_s)
-        chains.append(check.run([path for _, path in slots[slot]], directory))
-    return _summed(chains)
+    paths = {slot: [path for _, path in segments] for slot, segments in slots.items()}
+    return _verify(paths, directory, keys, anchors, progress, settle_s, as_of_ns)
 
 
-def verify_files(paths: Sequence[Path], *, progress: Progress | None = None, settle_s: float = 0.0) -> Result:
-    """Verify some segments of a ledger. What came before the first of them is taken from its header, and said so in the notes."""
+def verify_files(
+    paths: Sequence[Path],
+    *,
+    keys: Sequence[PublicKey] = (),
+    anchors: Sequence[Path] = (),
+    progress: Progress | None = None,
+    settle_s: float = 0.0,
+) -> Result:
+    """Verify some segments of a ledger. What came before the first of them is taken from its header, and said so in the notes.
+
+    Checkpoints are compared as far as slot 0 and what they name were given; that they reach to the end is not asked.
+    """
     slots: dict[int, list[tuple[int, Path]]] = {}
     for path in paths:
         parsed = parse_segment_name(path.name)
         if parsed is None:
             return _unreadable(str(path), "not the name of a segment (audit-<slot>-<number>.jsonl)")
         slots.setdefault(parsed[0], []).append((parsed[1], path))
+    ordered = {slot: [path for _, path in sorted(segments)] for slot, segments in slots.items()}
+    return _verify(ordered, None, keys, anchors, progress, settle_s, None)
+
+
+def _verify(
+    paths: dict[int, list[Path]],
+    directory: Path | None,
+    keys: Sequence[PublicKey],
+    anchors: Sequence[Path],
+    progress: Progress | None,
+    settle_s: float,
+    as_of_ns: int | None,
+) -> Result:
+    level = Level.ANCHORED if anchors else Level.SIGNED if keys else Level.CHAINED
+    if len(paths) > MAX_SLOTS:
+        return _unreadable(str(directory), f"it has files of {len(paths)} slots; no proxy has more than {MAX_SLOTS}")
     try:
-        total = sum(path.stat().st_size for path in paths)
+        total = sum(segment_size(path) for segments in paths.values() for path in segments)
     except OSError as error:
         return _unreadable(str(error.filename), error.strerror or str(error))
-    meter = _Meter(progress, total)
-    chains = [
-        _ChainCheck(slot, meter, is_whole=False, settle_s=settle_s).run([path for _, path in sorted(segments)], None)
-        for slot, segments in sorted(slots.items())
-    ]
-    return _summed(chains)
+    meter = Meter(progress, total)
+    chains = {
+        slot: ChainCheck(slot, paths[slot], meter, directory=directory, settle_s=settle_s) for slot in sorted(paths)
+    }
+
+    def look_again(slot: int) -> ChainCheck | None:
+        """A slot may have come into use since the directory was listed."""
+        found = find_segments(directory).get(slot) if directory is not None and len(chains) < MAX_SLOTS else None
+        if not found:
+            return None
+        chains[slot] = ChainCheck(slot, [path for _, path in found], meter, directory=directory, settle_s=settle_s)
+        return chains[slot]
+
+    try:
+        streams = [AnchorStream(path) for path in anchors]
+        seals = SealCheck(chains, keys, streams, is_whole=directory is not None, look_again=look_again)
+        if keys:
+            for path in anchors:
+                seals.introduce(read_rotations(path))
+        if CONTROL_SLOT in chains:
+            chains[CONTROL_SLOT].control = seals.take
+        for slot in sorted(chains):  # slot 0 first: it takes the others along
+            chains[slot].advance()
+        for chain in chains.values():
+            chain.advance()
+        seals.finish()
+        if directory is not None and (extra := find_extra_files(directory)):
+            next(iter(chains.values())).result.note(f"files that are not part of the ledger: {', '.join(extra[:20])}")
+    except OSError as error:
+        return _unreadable(str(error.filename or directory), error.strerror or str(error))
+    finally:
+        results = [chain.end() for chain in chains.values()]
+    results += list(seals.missing.values())
+    results.sort(key=lambda result: result.slot)
+    problems = [result.problem for result in results if result.problem is not None]
+    if directory is not None and level is not Level.CHAINED and not problems:
+        now_ns = time.time_ns() if as_of_ns is None else as_of_ns
+        problems += _find_unproven_end(chains, results, seals.result, level, now_ns)
+    problem = max(problems, key=lambda each: SEVERITY.index(each.status), default=None)
+    status = problem.status if problem is not None else Status.OK
+    return Result(status, level, tuple(results), seals.result, problem, _explain(level, results, seals.result))
 
 
-def _summed(chains: list[ChainResult]) -> Result:
-    worst = max(
-        (chain.problem for chain in chains if chain.problem),
-        key=lambda problem: _SEVERITY.index(problem.status),
-        default=None,
+def _find_unproven_end(
+    chains: dict[int, ChainCheck], results: Sequence[ChainResult], seals: SealsResult, level: Level, now_ns: int
+) -> list[Problem]:
+    """Why keys or anchors do not reach to the end of the ledger, if they do not."""
+    is_anchored = level is Level.ANCHORED
+    number, at = (
+        (seals.last_anchored, seals.last_anchored_at) if is_anchored else (seals.last_signed, seals.last_signed_at)
     )
-    return Result(worst.status if worst else Status.OK, tuple(chains), worst)
+    if CONTROL_SLOT not in chains:
+        what = "the chain of slot 0, the control process's, is missing, and with it all checkpoints"
+        return [Problem(Status.TAMPERED, f"audit-{CONTROL_SLOT}-{1:016d}.jsonl", 0, 1, what)]
+    if not number:
+        by = "is in the anchors that were given" if is_anchored else "is signed with a key that was given"
+        return [Problem(Status.UNANCHORED, "", 0, 0, f"no checkpoint {by}: nothing is proven beyond the chain")]
+    uncovered = {
+        result.slot: result.last_seq
+        - (chains[result.slot].anchored_seq if is_anchored else chains[result.slot].signed_seq)
+        for result in results
+        if result.slot in chains
+    }
+    beyond = sum(uncovered.values())
+    control = chains[CONTROL_SLOT].result
+    is_end_only = beyond == 0 or (beyond == 1 and control.is_closed and uncovered[CONTROL_SLOT] == 1)
+    if number == seals.last_number and seals.is_final and is_end_only:
+        return []
+    age_s = (now_ns - _parse_time(at)) / 1e9
+    if abs(age_s) <= LIVE_S:
+        return []
+    first = next((result for result in results if uncovered.get(result.slot)), None)
+    word = "anchored" if is_anchored else "signed"
+    what = f"the last {word} checkpoint, {number} of {at}, is not a final one: {beyond} records after it are not {word}, and more may be missing"
+    if seals.is_final and number == seals.last_number:
+        what = f"{beyond} records were written after the final checkpoint {number} of {at} and are not {word}"
+    seq = first.last_seq - uncovered[first.slot] + 1 if first else 0
+    return [Problem(Status.UNANCHORED, "", 0, seq, what)]
+
+
+def _explain(level: Level, results: Sequence[ChainResult], seals: SealsResult) -> str:
+    if level is Level.CHAINED:
+        told = f"; its {seals.checkpoints} checkpoints were not checked, for lack of a key" if seals.checkpoints else ""
+        return CHAINED_ONLY + told
+    anchored, signed, chained = (
+        sum(counts) for counts in zip(*((each.anchored, each.signed, each.chained) for each in results), strict=True)
+    )
+    parts = []
+    if level is Level.ANCHORED:
+        parts.append(
+            f"{anchored:,} records anchored (up to {seals.last_anchored_at or 'none'}): not even the signing key can change them"
+        )
+    if seals.keys or signed:
+        until = "" if anchored else f" (up to {seals.last_signed_at or 'none'})"
+        parts.append(f"{signed:,} signed{until}")
+    parts.append(f"{chained:,} chained only{', which may be made up or cut off at the end' if chained else ''}")
+    return "; ".join(parts)
+
+
+def _parse_time(at: str) -> int:
+    """Nanoseconds of a time as format_time writes it; 0 for one that is none."""
+    try:
+        return calendar.timegm(time.strptime(at[:19], "%Y-%m-%dT%H:%M:%S")) * 1_000_000_000
+    except ValueError:
+        return 0
 
 
 def _unreadable(name: str, what: str) -> Result:
-    return Result(Status.UNREADABLE, (), Problem(Status.UNREADABLE, name, 0, 0, what))
-
-
-class _Meter:
-    """Counts bytes for the progress display."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress = progress
-        self._total = total
-        self._done = 0
-        self._shown = 0
-
-    def add(self, size: int) -> None:
-        self._done += size
-        if self._progress is not None and self._done - self._shown >= _PROGRESS_BYTES:
-            self._shown = self._done
-            self._progress(self._done, max(self._total, self._done))
-
-
-class _Bad(Exception):  # noqa: N818 - carries the first problem out of the loops, never leaves this module
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.what)
-        self.problem = problem
-
-
-class _ChainCheck:
-    """The walk through one chain."""
-
-    def __init__(self, slot: int, meter: _Meter, *, is_whole: bool, settle_s: float) -> None:
-        self._result = ChainResult(slot)
-        self._meter = meter
-        self._is_whole = is_whole
-        self._settle_s = settle_s
-        self._seq = 0
-        self._hash = NO_HASH
-        self._at = b""
-        self._open: set[Key] = set()
-        self._file = ""
-        self._line = 0
-        self._size = 0  # good bytes of the current segment
-        self._ended = ""  # reason of the segment.end that was read, "" if none
-        self._before: tuple[str, int] | None = None  # name and good bytes of the segment before
-
-    def run(self, paths: list[Path], directory: Path | None) -> ChainResult:
-        """Walk through the segments in order; directory: look there for newer ones at the end."""
-        result = self._result
-        try:
-            index = 0
-            while index < len(paths):
-                path = paths[index]
-                following = paths[index + 1] if index + 1 < len(paths) else None
-                self._segment(path, following)
-                index += 1
-                if index == len(paths) and directory is not None:  # a running proxy may have rotated meanwhile
-                    if self._ended == "rotated" and self._settle_s:
-                        time.sleep(self._settle_s)
-                    newer = find_segments(directory).get(result.slot, [])
-                    paths += [other for _, other in newer if other.name > path.name]
-            self._finish(paths[-1].parent)
-        except _Bad as bad:
-            result.problem = bad.problem
-        except OSError as error:
-            result.problem = Problem(
-                Status.UNREADABLE, self._file, self._line, self._seq + 1, error.strerror or str(error)
-            )
-        result.last_seq = self._seq
-        result.last_hash = self._hash.decode()
-        result.last_at = self._at.decode()
-        result.open_intents = len(self._open)
-        result.is_closed = self._ended not in ("", "rotated")
-        return result
-
-    def _bad(self, what: str, *, status: Status = Status.TAMPERED, seq: int | None = None) -> _Bad:
-        return _Bad(Problem(status, self._file, self._line, self._seq + 1 if seq is None else seq, what))
-
-    def _note(self, text: str) -> None:
-        if len(self._result.notes) < _MAX_NOTES:
-            self._result.notes.append(text)
-
-    # --- a segment -------------------------------------------------------------------------------------------------------------
-
-    def _segment(self, path: Path, following: Path | None) -> None:
-        self._before = (self._file, self._size) if self._file else None
-        self._file = path.name
-        self._line = 0
-        self._size = 0
-        self._ended = ""
-        given_up_at = _find_given_up_size(following, path.name) if following else None
-        with path.open("rb", buffering=1 << 20) as file:
-            while given_up_at is None or self._size < given_up_at:
-                line = file.readline(MAX_LINE_BYTES + 1)
-                if not line:
-                    break
-                self._line += 1
-                self._meter.add(len(line))
-                if not line.endswith(b"\n"):
-                    line = self._whole_line(file, line, is_last=following is None)
-                self._record(line, path)
-                self._size += len(line)
-        if self._line == 0:
-            raise self._bad("the segment is empty", status=Status.TAMPERED if following else Status.TRUNCATED)
-        if following is not None and given_up_at is None and not self._ended:
-            # After a crash the end record is missing; then the header of the next segment says where the records end.
-            self._note(f"{path.name} has no end record (the proxy ended without closing it)")
-        self._result.segments += 1
-        self._result.size += self._size
-
-    def _whole_line(self, file: BinaryIO, line: bytes, *, is_last: bool) -> bytes:
-        """The line without LF that is read last: wait for its rest if a proxy is still writing, else it is torn."""
-        if len(line) > MAX_LINE_BYTES:
-            raise self._bad(f"a line of more than {MAX_LINE_BYTES} bytes")
-        waited = 0.0
-        while is_last and waited < self._settle_s:
-            time.sleep(_SETTLE_STEP_S)
-            waited += _SETTLE_STEP_S
-            line += file.readline(MAX_LINE_BYTES + 1 - len(line))
-            if line.endswith(b"\n"):
-                return line
-        if is_last:
-            raise self._bad(f"torn record: the file ends after {len(line)} bytes of it", status=Status.TRUNCATED)
-        raise self._bad(f"the file ends after {len(line)} bytes of this record, and a newer segment exists")
-
-    # --- a record --------------------------------------------------------------------------------------------------------------
-
-    def _record(self, line: bytes, path: Path) -> None:
-        checked = check_line(line)
-        if isinstance(checked, str):
-            raise self._bad(checked)
-        seq, prev, at, type_, digest = checked
-        try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise self._bad(f"not valid JSON ({error.msg})", seq=seq) from None
-        # A reader of the JSON must see what the chain is made of: a second member of the same name would win.
-        if (
-            record["seq"] != seq
-            or record["prev"] != prev.decode()
-            or record["type"] != type_.decode()
-            or record["hash"] != digest.decode()
-            or record["v"] != SCHEMA
-            or record["at"] != at.decode()
-        ):
-            raise self._bad("a member of the chain appears twice", seq=seq)
-        is_first = self._line == 1
-        if is_first != (type_ == EventType.SEGMENT_START):
-            raise self._bad("segment.start is not the first record, or not the only one", seq=seq)
-        if self._ended:
-            raise self._bad("a record after the end of the segment", seq=seq)
-        if is_first:
-            self._begin(record, seq, path)
-        if seq != self._seq + 1:
-            raise self._bad(f"record {self._seq + 1} expected, {seq} found", seq=seq)
-        if prev != self._hash:
-            raise self._bad("it does not link to the record before", seq=seq)
-        try:
-            self._follow(type_, record, path)
-        except (KeyError, TypeError, ValueError):
-            raise self._bad("its members are not those of its type", seq=seq) from None
-        self._seq = seq
-        self._hash = digest
-        self._at = at
-        result = self._result
-        result.records += 1
-        if result.records == 1:
-            result.first_seq = seq
-            result.first_at = at.decode()
-
-    def _begin(self, record: dict[str, object], seq: int, path: Path) -> None:
-        """Check a segment's header against its name and the segment before."""
-        if parse_segment_name(path.name) != (record.get("slot"), seq) or record.get("segment") != path.name:
-            raise self._bad("the header is that of another file", seq=seq)
-        predecessor = record.get("predecessor")
-        open_ = record.get("open")
-        if not isinstance(open_, list) or not (predecessor is None or isinstance(predecessor, dict)):
-            raise self._bad("its members are not those of its type", seq=seq)
-        listed = {(item[0], item[1]) for item in open_ if isinstance(item, list) and len(item) == 2}
-        if self._before is None:
-            if predecessor is None:
-                if seq != 1:
-                    raise self._bad("a chain begins with record 1", seq=seq)
-                return
-            if self._is_whole:
-                raise self._bad(f"the segment before it is missing: {predecessor.get('file')}", seq=seq)
-            self._seq = seq - 1
-            self._hash = str(record["prev"]).encode()
-            self._open = listed
-            self._note(f"what came before {path.name} was not given; it is taken from the header")
-            return
-        if predecessor is None:
-            raise self._bad("a second beginning of the chain", seq=seq)
-        name, size = self._before
-        if predecessor.get("file") != name:
-            raise self._bad(f"the segment before it is missing: {predecessor.get('file')}", seq=seq)
-        if predecessor.get("size") != size:
-            raise self._bad(
-                f"{name} has {size} bytes of records where this header says {predecessor.get('size')}", seq=seq
-            )
-        if predecessor.get("seq") != self._seq or predecessor.get("hash") != self._hash.decode():
-            raise self._bad(f"its link to {name} is wrong", seq=seq)
-        if "abandoned" in predecessor:
-            self._note(f"{name} was given up by the proxy after record {self._seq}: {predecessor['abandoned']}")
-        if listed != self._open:
-            raise self._bad("its list of open intents is not that of the records before", seq=seq)
-
-    def _follow(self, type_: bytes, record: dict[str, object], path: Path) -> None:
-        """Pair intents and outcomes, and check what special records say."""
-        result = self._result
-        if type_ == b"statement.intent":
-            key = self._key(record)
-            if key in self._open:
-                raise self._bad(f"a second intent for statement {key[1]} of session {key[0]}")
-            if len(self._open) >= MAX_OPEN_INTENTS:
-                raise self._bad(f"more than {MAX_OPEN_INTENTS} intents without outcome")
-            self._open.add(key)
-            result.intents += 1
-        elif type_ == b"statement.outcome":
-            key = self._key(record)
-            if key not in self._open:
-                raise self._bad(f"an outcome without intent: statement {key[1]} of session {key[0]}")
-            self._open.remove(key)
-            result.outcomes += 1
-            result.unknown_outcomes += record["status"] == "unknown"
-        elif type_ == b"segment.end":
-            self._ended = str(record["reason"])
-        elif type_ == b"recovery":
-            result.recoveries += 1
-            self._check_side_files(record, path.parent)
-        elif type_ not in _TYPES:
-            self._note(f"record {record['seq']} has a type that this version does not know")
-
-    def _key(self, record: dict[str, object]) -> Key:
-        session = record["session"]
-        statement = record["statement"]
-        if not isinstance(session, str) or not isinstance(statement, int):
-            raise TypeError
-        return session, statement
-
-    def _check_side_files(self, record: dict[str, object], directory: Path) -> None:
-        torn = record["torn"]
-        if not isinstance(torn, list):
-            raise TypeError
-        for item in torn:
-            name = item["file"]
-            if Path(name).name != name:
-                raise ValueError
-            if not self._is_whole:
-                continue
-            try:
-                digest = _digest_file(directory / name)
-            except FileNotFoundError:
-                raise self._bad(f"the torn bytes kept in {name} are missing") from None
-            if digest != item["sha256"]:
-                raise self._bad(f"the torn bytes kept in {name} were changed")
-
-    # --- the end ---------------------------------------------------------------------------------------------------------------
-
-    def _finish(self, directory: Path) -> None:
-        if self._ended == "rotated" and not self._is_whole:
-            self._note(f"what follows {self._file} was not given")
-        elif self._ended == "rotated":
-            raise self._bad("the segment says that another follows, and there is none", status=Status.TRUNCATED)
-        if self._is_whole:
-            known = (f"audit-{self._result.slot}.reserve", "digest.key")
-            extra = [
-                path.name
-                for path in sorted(directory.iterdir())
-                if path.name not in known and parse_segment_name(path.name) is None and not path.name.endswith(".torn")
-            ]
-            if extra:
-                self._note(f"files that are not part of the ledger: {', '.join(extra[:20])}")
-
-
-def _find_given_up_size(following: Path, name: str) -> int | None:
-    """If the next segment's header says that the writer gave this one up: how many bytes of it count. That header is checked in its turn."""
-    with following.open("rb") as file:
-        line = file.readline(MAX_LINE_BYTES + 1)
-    if isinstance(check_line(line), str):
-        return None
-    try:
-        predecessor = orjson.loads(line)["predecessor"]
-        if predecessor["file"] == name and predecessor.get("abandoned"):
-            return int(predecessor["size"])
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        pass
-    return None
-
-
-def _digest_file(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    problem = Problem(Status.UNREADABLE, name, 0, 0, what)
+    return Result(Status.UNREADABLE, Level.CHAINED, (), SealsResult(), problem, "nothing")

@@ -15,7 +15,8 @@ import pytest
 
 from dbproxy.audit.ledger import AuditDown, Ledger
 from dbproxy.audit.types import EventType
-from dbproxy.audit.verify import Result, Status, verify_directory, verify_files
+from dbproxy.audit.verify import verify_directory, verify_files
+from dbproxy.audit.verify_report import Result, Status
 
 INTENT = b'"person":"alice","act":"query","action":"allow","sql":"SELECT 1"'
 
@@ -397,7 +398,7 @@ def test_hostile_lines_are_tampering_not_a_crash(tmp_path: Path, line: bytes) ->
 
 
 def test_a_line_without_end_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dbproxy.audit.verify.MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr("dbproxy.audit.verify_chain.MAX_LINE_BYTES", 1000)
     result = verify(tmp_path / "work", {"audit-0-0000000000000001.jsonl": b"x" * 5000})
     assert result.status is Status.TAMPERED
     assert "more than 1000 bytes" in (result.problem.what if result.problem else "")

@@ -68,7 +68,7 @@ def test_verify_as_json(log: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"SELECT 1", b"SELECT 2", 1))
     answer = json.loads(run.invoke(app, ["verify", str(log), "--json"]).stdout)
     assert answer["problem"] == {
-        "status": "tampered", "file": path.name, "line": 2, "seq": 2, "what": "its hash does not match its bytes",
+        "status": "tampered", "file": path.name, "line": 2, "seq": 2, "what": "its hash does not match its bytes", "until": 0,
     }  # fmt: skip
 
 
