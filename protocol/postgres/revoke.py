@@ -49,7 +49,8 @@ def revoke_messages(data: bytes, queue: Sequence[Entry]) -> tuple[bytes, list[in
     ids: list[int] = []
     index = len(queue)
     inside = b""  # what is left of a WHOLE entry, from its end: E, perhaps D, B
-    for kind, body in reversed(messages):
+    for number in range(len(messages) - 1, -1, -1):
+        kind, body = messages[number]
         if kind == _FLUSH:
             sent.append(message(b"H", body))
             continue
@@ -65,7 +66,10 @@ def revoke_messages(data: bytes, queue: Sequence[Entry]) -> tuple[bytes, list[in
         else:
             index -= 1
             if index < 0:
-                return None
+                # The server failed before and skips up to a Sync: what it would skip has its outcome, and need not be sent.
+                if any(each[0] == 83 for each in messages[: number + 1]):
+                    return None
+                break
             step = queue[index][0]
             if step >= due.WHOLE and kind == 83:
                 inside = b"E"
