@@ -91,6 +91,7 @@ def faults_of(play: Play) -> list[str]:
     faults = list(host.faults)
     if host.closed:
         faults.append(f"session closed: {host.calls[-1]}")
+    play.relay.closed(Side.CLIENT)  # a transaction may be open still, with portals in it
     if host.open:
         faults.append(f"no outcome for {sorted(host.open)}")
     outcomes = host.outcomes()
