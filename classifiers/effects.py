@@ -119,8 +119,11 @@ class Report:
 class LexingState:
     """What the meaning of the bytes depends on. None: not known, so both readings must agree.
 
-    standard_conforming_strings: as the server reported it. encoding: the client encoding by the server's name, upper case.
+    standard_conforming_strings: as the server reported it (PostgreSQL). encoding: the client encoding by the server's name, upper case.
+    ansi_quotes, no_backslash_escapes: of sql_mode (MySQL, MariaDB).
     """
 
     standard_conforming_strings: bool | None = True
     encoding: str = "UTF8"
+    ansi_quotes: bool | None = False
+    no_backslash_escapes: bool | None = False

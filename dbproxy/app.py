@@ -29,6 +29,7 @@ from dbproxy.audit.types import EventType
 from dbproxy.classifier.pool import ClassifierPool, PoolSettings
 from dbproxy.clock import SystemClock
 from dbproxy.control import Control
+from dbproxy.engine_mysql import mysql_engine
 from dbproxy.engine_postgres import POSTGRES
 from dbproxy.errors import DbproxyError, StartError
 from dbproxy.identity.identity import Identity, UsersError
@@ -43,7 +44,8 @@ from dbproxy.tasks import Tasks
 from dbproxy.turn import Turn
 
 _log = logging.getLogger("dbproxy")
-_ENGINES = {"postgres": POSTGRES}
+_MYSQL = mysql_engine()
+_ENGINES = {"postgres": POSTGRES, "mysql": _MYSQL, "mariadb": _MYSQL}
 _WATCH_STEP_S = 0.5
 _WATCH_S = 1.0
 _DIGEST_KEY = "digest.key"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from classifiers.effects import LexingState
+from classifiers.effects import LexingState, Report
 from protocol.login import Startup
 
 
@@ -18,6 +18,7 @@ class Dialect:
     answer. server_version: a number that rises with the version. decode_parameter: (type
     number, format, raw value) → (type name in ASCII, value as text); with None for the value only the name is asked for.
     is_write_tag: whether the server's completion text says that something was written.
+    call_report: what a CALL does, by its name: something asked for by a number or a command, without SQL text.
     startup_text: settings that the client asks for at login, as a statement that can be judged; b"" if there is nothing to judge.
     """
 
@@ -30,3 +31,4 @@ class Dialect:
     decode_parameter: Callable[[int, int, bytes | None], tuple[str, str | None]]
     is_write_tag: Callable[[bytes], bool]
     startup_text: Callable[[Startup], bytes]
+    call_report: Callable[[bytes], Report]

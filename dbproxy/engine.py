@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,11 @@ class Engine:
 
     login: steps of a login on this listener towards this target; the callable it takes makes the relay from the server's first parameters.
     make_relay: for a session, within these limits. cancel: steps that deliver a cancel request: TLS mode, process id, the server's secret.
+    watch: learns what must be known of a target before anybody can log in to it; None if that is nothing.
     """
 
     dialect: Dialect
     login: Callable[[Listener, Target, Callable[[dict[str, str]], Relay]], Steps]
     make_relay: Callable[[Host, Limits, Target], Relay]
     cancel: Callable[[str, int, bytes], Steps]
+    watch: Callable[[Target], Coroutine[Any, Any, None]] | None = None

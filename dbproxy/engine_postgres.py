@@ -6,10 +6,11 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 
-from classifiers.effects import LexingState
+from classifiers.effects import LexingState, Report
 from config.settings import Limits, Listener, Target
 from dbproxy.dialect import Dialect
 from dbproxy.engine import Engine, Steps
+from dbproxy.judge import unknown_report
 from protocol.contract import Host, Relay
 from protocol.login import Startup
 from protocol.postgres.login import LoginOptions, login
@@ -101,6 +102,11 @@ def _quote(name: str) -> str:
     return ".".join('"' + part.replace('"', '""') + '"' for part in name.lower().split("."))
 
 
+def _call_report(name: bytes) -> Report:
+    function = name.decode("ascii", "replace")
+    return unknown_report("CALL", "unknown_function", f"function number {function} is called without a name")
+
+
 def _login(listener: Listener, target: Target, make_relay: Callable[[dict[str, str]], Relay]) -> Steps:
     options = LoginOptions(
         random_bytes=secrets.token_bytes, tls=listener.tls.mode.value, allow_replication=target.allow_replication
@@ -130,6 +136,7 @@ POSTGRES = Engine(
         decode_parameter=parse_parameter,
         is_write_tag=_is_write_tag,
         startup_text=_startup_text,
+        call_report=_call_report,
     ),
     login=_login,
     make_relay=_make_relay,

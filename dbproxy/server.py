@@ -127,6 +127,8 @@ class Server:
             entrance.accepting = self._tasks.spawn(
                 self._accept(entrance, listening), name=f"listener {entrance.listener.name}"
             )
+            if entrance.engine.watch is not None:
+                self._tasks.spawn(entrance.engine.watch(entrance.target), name=f"target {entrance.target.name}")
         self._tasks.spawn(self._watch_limits(), name="session limits")
 
     async def _accept(self, entrance: Entrance, listening: socket.socket) -> None:

@@ -330,16 +330,14 @@ class Session:
         """The lexing state in which this text is, or was, read by the server; in doubt one in which all readings must agree."""
         if statement.act in (Act.EXECUTE, Act.RESUME):
             # Its Parse may have been read in another state than now.
-            return LexingState(None, _UNKNOWN_ENCODING) if self._lexing_changed else self._lexing
+            return LexingState(None, _UNKNOWN_ENCODING, None, None) if self._lexing_changed else self._lexing
         if not self._is_unsettled:
             return self._lexing
-        return LexingState(None, _UNKNOWN_ENCODING if self._is_hard_unsettled else self._lexing.encoding)
+        return LexingState(None, _UNKNOWN_ENCODING if self._is_hard_unsettled else self._lexing.encoding, None, None)
 
     def _unknown_entry(self, statement: Statement) -> Entry:
         if statement.act is Act.CALL:
-            name = statement.name.decode("ascii", "replace")
-            report = unknown_report("CALL", "unknown_function", f"function number {name} is called without a name")
-            return make_entry(None, report)
+            return make_entry(None, self._dialect.call_report(statement.name))
         space = "cursor:" if statement.act is Act.RESUME else "prepared:"
         name = statement.name.decode("utf-8", "surrogateescape")
         known = self._names.get(space + name)

@@ -118,8 +118,8 @@ def parse_execute(
     count: int,
     known: Types | None,
     long_data: dict[int, LongData],
-) -> tuple[int, Values, Types]:
-    """(cursor flags, values, types) of a COM_STMT_EXECUTE body, with the id at its beginning.
+) -> tuple[Values, Types, int]:
+    """(values, types, where the types would be if they are not in it, else 0) of a COM_STMT_EXECUTE body, with the id at its beginning.
 
     count: parameters of the statement; known: their types as sent before, None if they never were. With query attributes the
     message may bind more values than the statement has parameters: they come last and are returned like the others.
@@ -140,11 +140,12 @@ def parse_execute(
     if not bound:
         if position != end:
             raise MalformedMessage(CLIENT, "values for a statement without parameters")
-        return flags & _CURSORS, (), ()
+        return (), (), 0
+    fresh = position + ((bound + 7) >> 3)
     values, types, position = _read_bound(data, position, end, bound, known, long_data, has_names=has_names)
     if position != end:
         raise MalformedMessage(CLIENT, "bytes after the last parameter")
-    return flags & _CURSORS, values, types
+    return values, types, 0 if data[fresh] else fresh
 
 
 def _read_bound(
@@ -192,6 +193,12 @@ def _read_bound(
             value, position = read_value(types[index], data, position, end)
             values.append(value)
     return tuple(values), types, position
+
+
+def insert_types(payload: bytes, at: int, types: Types, *, has_names: bool) -> bytes:
+    """The payload of a COM_STMT_EXECUTE whose types are left out, with them. at: see parse_execute, within this payload."""
+    name = b"\0" if has_names else b""
+    return payload[:at] + b"\1" + b"".join(UINT16.pack(kind) + name for kind in types) + payload[at + 1 :]
 
 
 def parse_bulk(

@@ -51,16 +51,18 @@ ASK = 9
 class Prepared:
     """A prepared statement. id: given by the server, -1 until then. count: its parameters. types: as the client bound them last.
 
+    server_types: as the server was told last; after a refused execution it has older ones, or none.
     long_data: what COM_STMT_SEND_LONG_DATA gave, by index of the parameter. generation: see Line.
     """
 
-    __slots__ = ("count", "generation", "id", "long_data", "text", "types")
+    __slots__ = ("count", "generation", "id", "long_data", "server_types", "text", "types")
 
     def __init__(self, text: bytes, generation: int) -> None:
         self.id = -1
         self.text = text
         self.count = 0
         self.types: tuple[int, ...] | None = None
+        self.server_types: tuple[int, ...] | None = None
         self.long_data: dict[int, LongData] = {}
         self.generation = generation
 
@@ -79,7 +81,8 @@ class Refused:
 class Due:
     """An answer that is due. sequence: of its next packet. statement_id: 0 if nobody judged what it answers.
 
-    payload: as the kind says; with RESULTS the text of the query, if it may make the server ask for a file.
+    payload: as the kind says; with RESULTS the text of a query that may make the server ask for a file, or the prepared statement
+    whose parameters were sent in pieces.
     """
 
     __slots__ = ("kind", "payload", "sequence", "statement_id")

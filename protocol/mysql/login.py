@@ -11,7 +11,7 @@ from typing import Any
 
 from protocol.contract import Relay, Side
 from protocol.errors import ProtocolError
-from protocol.login import IssuedKey, LoginRefused, OpenServer, Ready, Send, ServerAccess, ServerReady
+from protocol.login import Authorization, IssuedKey, LoginRefused, OpenServer, Ready, Send, ServerAccess, ServerReady
 from protocol.mysql.client_login import (
     Claim,
     Conversation,
@@ -32,7 +32,7 @@ def login(
     target: str,
     find_profile: Callable[[], Profile | None],
     keep_profile: Callable[[Profile], None],
-    relay_factory: Callable[[Claim, ServerSession], Relay],
+    relay_factory: Callable[[Authorization, Claim, ServerSession], Relay],
 ) -> Generator[Any, Any, None]:
     """Steps of a login. find_profile, keep_profile: what the target's greeting said when it was seen last.
 
@@ -50,7 +50,7 @@ def login(
         access: ServerAccess = yield OpenServer(authorization)
         session = yield from server_login(access, claim, profile)
         _: IssuedKey = yield ServerReady(session.thread_id, (), b"", 4)
-        relay = relay_factory(claim, session)
+        relay = relay_factory(authorization, claim, session)
         yield from talk.send(session.ok)
         yield Ready(relay)
     except LoginRefused as refused:

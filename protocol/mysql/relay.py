@@ -19,6 +19,7 @@ from protocol.mysql.client_walk import ClientWalk
 from protocol.mysql.line import CLIENT, HOST, JUDGING, SERVER, Line
 from protocol.mysql.replies import Replies
 from protocol.mysql.requests import Requests
+from protocol.mysql.revoke import revoke_commands
 from protocol.mysql.server_walk import ServerWalk
 from protocol.mysql.wire import refusal_error
 
@@ -91,6 +92,13 @@ class MySQLRelay:
     def resolve(self, statement_id: int, verdict: Verdict) -> None:
         if not self._line.is_closed and self._requests.resolve(statement_id, verdict):
             self._client.release(JUDGING)
+
+    def revoke(self, data: bytes, refusal: Refusal) -> bytes | None:
+        """See protocol.contract.Relay."""
+        left = revoke_commands(self._line, data, refusal)
+        if left is not None:
+            self._server.go_on()
+        return left
 
     def rejudge(self) -> None:
         """Every execution is judged when it comes: nothing is kept."""

@@ -20,6 +20,7 @@ from protocol.mysql.commands import (
     Command,
     LongData,
     field_list_text,
+    insert_types,
     parse_bulk,
     parse_execute,
     parse_query,
@@ -40,6 +41,7 @@ REPLACE = 4
 """Other bytes go in its place, see Requests.replacement."""
 
 _LOCAL_FILES = int(Capability.LOCAL_FILES)
+_QUERY_ATTRIBUTES = int(Capability.QUERY_ATTRIBUTES)
 _BULK = int(Capability.MARIADB_BULK)
 
 _QUERY = int(Command.QUERY)
@@ -202,10 +204,18 @@ class Requests:
             if statement_id == LAST_PREPARED and line.last_prepared is not None:
                 return self._last(data, position, end, sequence)
             return self._refuse_unknown(statement_id, sequence)
-        _, values, types = parse_execute(
+        values, types, left_out = parse_execute(
             data, position, end, line.capabilities, prepared.count, prepared.types, prepared.long_data
         )
-        return self._run(prepared, values, types, types, sequence)
+        done = self._run(prepared, values, types, types, sequence)
+        if done == PASS and types:
+            if left_out and prepared.server_types != types:
+                has_names = bool(line.capabilities & _QUERY_ATTRIBUTES)
+                payload = insert_types(data[position - 1 : end], left_out - position + 1, types, has_names=has_names)
+                self.replacement = packet(0, payload)
+                done = REPLACE
+            prepared.server_types = types
+        return done
 
     def _bulk(self, data: bytes, position: int, end: int, sequence: int) -> int:
         line = self._line
@@ -217,8 +227,11 @@ class Requests:
             if statement_id == LAST_PREPARED and line.last_prepared is not None:
                 return self._last(data, position, end, sequence)
             return self._refuse_unknown(statement_id, sequence)
-        _, values, types, row = parse_bulk(data, position, end, prepared.count, prepared.types)
-        return self._run(prepared, values, types, row, sequence)
+        _, values, types, row = parse_bulk(data, position, end, prepared.count, prepared.server_types)
+        done = self._run(prepared, values, types, row, sequence)
+        if done == PASS:
+            prepared.server_types = row
+        return done
 
     def _run(
         self,
@@ -229,6 +242,7 @@ class Requests:
         sequence: int,
     ) -> int:
         line = self._line
+        prepared.types = row
         statement = line.judged
         if statement is None:
             number = self._next_id
@@ -248,10 +262,11 @@ class Requests:
             verdict = self._take_verdict()
         if verdict is not FORWARD:
             return self._not_forwarded(statement, verdict, sequence)
-        prepared.types = row
         if prepared.long_data:
             prepared.long_data = {}
-        self._queue.append(Due(due.RESULTS, statement.id, sequence))
+            self._queue.append(Due(due.RESULTS, statement.id, sequence, prepared))
+        else:
+            self._queue.append(Due(due.RESULTS, statement.id, sequence))
         return PASS
 
     def _last(self, data: bytes, position: int, end: int, sequence: int) -> int:
@@ -268,7 +283,7 @@ class Requests:
         if done == PASS:
             self.replacement = packet(0, payload)
             return REPLACE
-        return done
+        return done  # with types put in, that is the replacement
 
     def _prepare(self, text: bytes, sequence: int) -> int:
         line = self._line

@@ -142,7 +142,7 @@ class ServerWalk:
         if position < end:
             self._tail = bytearray(data[position:])
         if line.waiting:
-            self._go_on()
+            self.go_on()
 
     def _uninvited(self, data: bytes, position: int, following: int) -> None:
         """A packet that answers nothing: the server's last words, or a breach of the protocol."""
@@ -151,8 +151,8 @@ class ServerWalk:
         parse_error(data, position + 4, following)
         self._line.is_leaving = True
 
-    def _go_on(self) -> None:
-        """After the server's bytes were dealt with: let the client's go on if what they waited for has come."""
+    def go_on(self) -> None:
+        """After the server's bytes were dealt with, or commands taken back: let the client's go on if what they waited for has come."""
         line = self._line
         if line.is_closed:
             return
