@@ -191,7 +191,7 @@ class Admin:
             "application": session.application,
         }
         await self._recorded(EventType.SESSION_KILLED, call, {**identity, "reason": reason})
-        ended = await self._sessions.kill_session(session.id, f"dbproxy: ended by an operator: {reason}")
+        ended = await self._sessions.kill_session(session.id, f"ended by an operator: {reason}")
         if ended is None:
             raise HTTPException(404, "the session ended by itself meanwhile")
         return {"ended": _session(ended)}

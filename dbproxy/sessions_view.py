@@ -73,6 +73,6 @@ class SessionDirectory(Protocol):
     async def kill_session(self, session_id: str, message: str) -> SessionInfo | None:
         """End a session as a shut-down does (57P01), whatever it runs; what the server works on is cancelled with its connection.
 
-        message: the one sentence that the client is told. Returns the session as it was, once its worker has confirmed that it is
-        over; None if there is none. Raises TimeoutError if the worker does not confirm within a few seconds.
+        message: the one sentence that the client is told, without "dbproxy: " before it. Returns the session as it was, once its
+        worker has confirmed that it is over; None if there is none. Raises TimeoutError if the worker does not confirm in time.
         """

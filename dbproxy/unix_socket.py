@@ -43,7 +43,9 @@ def private_directory(path: Path) -> None:
         path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
         found = path.stat()
     except OSError as error:
-        raise StartError(f"{path}: the state directory cannot be made: {error.strerror}") from error
+        raise StartError(
+            f"{path}: the state directory cannot be made: {error.strerror}; set state.directory"
+        ) from error
     if found.st_uid not in (os.geteuid(), 0):
         raise StartError(f"{path}: the state directory belongs to another user; run chown, or set state.directory")
     if stat.S_IMODE(found.st_mode) & 0o077:

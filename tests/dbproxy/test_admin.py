@@ -125,7 +125,7 @@ def test_a_session_that_is_not_there(client: AdminClient, name: str) -> None:
 def test_a_session_is_ended_and_the_trail_says_who_and_why(served: Served, client: AdminClient) -> None:
     ended = client.post(f"/v1/sessions/{ALICE.id}/kill", {"reason": "  runaway report  "})["ended"]
     assert ended["id"] == ALICE.id
-    assert served.proxy.killed == [(ALICE.id, "dbproxy: ended by an operator: runaway report")]
+    assert served.proxy.killed == [(ALICE.id, "ended by an operator: runaway report")]
     assert served.proxy.events == [
         (
             "session.killed",

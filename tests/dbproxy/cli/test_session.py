@@ -103,7 +103,7 @@ def test_kill_says_whom(dbproxy: CommandLine, settings: Path, proxy: FakeProxy) 
     result = dbproxy("session", "kill", ALICE.id, "--reason", "runaway", "-s", settings)
     assert result.code == 0
     assert result.out.rstrip() == (f"ended {ALICE.id} of alice from 127.0.0.1:40000; its transaction was open")
-    assert proxy.killed == [(ALICE.id, "dbproxy: ended by an operator: runaway")]
+    assert proxy.killed == [(ALICE.id, "ended by an operator: runaway")]
     assert dbproxy("session", "kill", BOB.id, "-r", "y", "--json", "-s", settings).json["id"] == BOB.id
 
 
