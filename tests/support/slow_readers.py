@@ -1,9 +1,9 @@
 """Many clients that read one large result each, slowly, in a process of their own: their work must not be the test's.
 
 with slow_readers(address, sql, count=200, bytes_per_s=1 << 19) as readers:
-    readers.go(); ...; readers.hold(); ...; results = readers.finish()
+    readers.go(); ...; readers.hold(); ...; results = readers.finish(1 << 20)
 
-Run as a program it is that process: what to do in one line of JSON, then the words `go`, `hold` and `finish`, a line each.
+Run as a program it is that process: what to do in one line of JSON, then `go`, `hold` and `finish RATE`, a line each.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +43,9 @@ class Readers:
         """Read nothing more until go()."""
         self._say("hold")
 
-    def finish(self) -> list[tuple[str, int]]:
-        """Read the rest at the same rate. Returns hash and size of what each was sent."""
-        self._say("finish")
+    def finish(self, bytes_per_s: float) -> list[tuple[str, int]]:
+        """Read the rest at that rate. Returns hash and size of what each was sent."""
+        self._say(f"finish {bytes_per_s}")
         assert self._process.stdout is not None
         return [(digest, size) for digest, size in json.loads(self._process.stdout.readline())]
 
@@ -76,20 +78,32 @@ def slow_readers(addresses: list[Mapping[str, Any]], sql: str, *, bytes_per_s: f
             process.kill()
 
 
-async def _read(client: RawClient, bytes_per_s: float, may_read: asyncio.Event) -> tuple[str, int]:
+@dataclass
+class Pace:
+    """For all readers alike. may_read: not held."""
+
+    bytes_per_s: float
+    may_read: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+async def _read(client: RawClient, pace: Pace) -> tuple[str, int]:
     loop = asyncio.get_running_loop()
     digest, size, tail = hashlib.sha256(), 0, b""
-    piece = max(4096, min(1 << 16, int(bytes_per_s / 8)))
-    due = loop.time()
+    due = 0.0
     while not tail.endswith(END):
-        await may_read.wait()
+        piece = max(4096, min(1 << 16, int(pace.bytes_per_s / 8)))
+        if not pace.may_read.is_set():
+            await pace.may_read.wait()
+            await asyncio.sleep(random.random() * piece / pace.bytes_per_s)  # 200 readers in step would be one wave
         data = await loop.sock_recv(client.stream, piece)
         if not data:
             break
         digest.update(data)
         size += len(data)
         tail = (tail + data)[-len(END) :]
-        due = max(due, loop.time() - 0.5) + len(data) / bytes_per_s  # what was missed while held is not made up for
+        due = (
+            max(due, loop.time() - 0.05) + len(data) / pace.bytes_per_s
+        )  # what was missed while held is not made up for
         await asyncio.sleep(max(0.0, due - loop.time()))
     return digest.hexdigest(), size
 
@@ -105,13 +119,14 @@ async def _main() -> None:
         client.send(pg.query(task["sql"]))
         client.stream.setblocking(False)
     print("ready", flush=True)
-    may_read = asyncio.Event()
-    reading = [asyncio.ensure_future(_read(client, task["bytes_per_s"], may_read)) for client in clients]
-    while (word := (await loop.run_in_executor(None, sys.stdin.readline)).strip()) != "finish":
+    pace = Pace(task["bytes_per_s"])
+    reading = [asyncio.ensure_future(_read(client, pace)) for client in clients]
+    while not (word := (await loop.run_in_executor(None, sys.stdin.readline)).strip()).startswith("finish"):
         if not word:
             return
-        (may_read.set if word == "go" else may_read.clear)()
-    may_read.set()
+        (pace.may_read.set if word == "go" else pace.may_read.clear)()
+    pace.bytes_per_s = float(word.split()[1])
+    pace.may_read.set()
     print(json.dumps(await asyncio.gather(*reading)), flush=True)
     for client in clients:
         client.close()
