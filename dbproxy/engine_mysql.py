@@ -71,6 +71,8 @@ def mysql_engine() -> Engine:
             search_path=_search_path,
             parse_path=_parse_path,
             path_query=_PATH_QUERY,
+            role_query=None,
+            own_role=_own_role,
             server_version=server_version,
             decode_parameter=parse_parameter,
             is_write_tag=_is_write_tag,
@@ -203,6 +205,11 @@ def _search_path(parameters: Mapping[str, str], role: str) -> tuple[str, ...] | 
 
 def _parse_path(value: str, role: str) -> tuple[str, ...] | None:
     return (value,) if value else ()
+
+
+def _own_role(parameters: Mapping[str, str]) -> str | None:
+    """SET ROLE adds rights, and leaves the account what it is."""
+    return None
 
 
 def server_version(parameters: Mapping[str, str]) -> int:

@@ -40,6 +40,9 @@ _WRITES = frozenset(
 )
 """First words of command tags that say that something was changed."""
 
+_ROLE_QUERY = b"SELECT pg_catalog.concat(pg_catalog.current_setting('role'), pg_catalog.chr(10), pg_catalog.current_setting('search_path'))"
+"""Nothing in it is looked up in the search path, which may be hostile."""
+
 
 def _lexing_state(parameters: Mapping[str, str]) -> LexingState:
     return LexingState(
@@ -80,6 +83,11 @@ def parse_search_path(value: str, role: str) -> tuple[str, ...] | None:
             schemas.append(value[position:end].strip().lower())
             position = end
     return tuple(role if name == "$user" else name for name in schemas if name)
+
+
+def _own_role(parameters: Mapping[str, str]) -> str | None:
+    """Who the session is without SET ROLE: SET SESSION AUTHORIZATION is reported by the server."""
+    return parameters.get("session_authorization")
 
 
 def _server_version(parameters: Mapping[str, str]) -> int:
@@ -132,6 +140,8 @@ POSTGRES = Engine(
         search_path=_search_path,
         parse_path=parse_search_path,
         path_query=b"SHOW search_path",
+        role_query=_ROLE_QUERY,
+        own_role=_own_role,
         server_version=_server_version,
         decode_parameter=parse_parameter,
         is_write_tag=_is_write_tag,

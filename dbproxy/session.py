@@ -29,6 +29,9 @@ from protocol.contract import FORWARD, Act, Outcome, Refusal, Relay, Side, State
 
 _ACT = {act: act.name.lower().encode() for act in Act}
 _STATUS = {status: status.value.encode() for status in Status}
+_TRANSACTION: dict[Transaction | None, bytes] = {
+    state: b',"transaction":"%b"' % state.value.encode() for state in Transaction
+} | {None: b""}
 _READY_MAX = 256
 _READY_TEXT_BYTES = 4096
 _HINT = "Ask your security team if you need this; give them the request id."
@@ -93,8 +96,11 @@ class Session:
         "_pending",
         "_ready",
         "_role",
+        "_role_in_force",
+        "_role_moved",
         "_running",
         "_server",
+        "_server_user",
         "_statements",
         "_total_received",
         "_total_refused",
@@ -143,6 +149,9 @@ class Session:
         self._lexing = dialect.lexing_state(self._parameters)
         self._lexing_changed = False
         self._role = start.server_user  # what "$user" stands for; itself once the role may be another one
+        self._server_user = start.server_user
+        self._role_moved = False  # something that may change the role was forwarded, ever
+        self._role_in_force: str | None = start.server_user  # None: not known
         path = dialect.search_path(self._parameters, self._role)
         self._context = replace(start.context, search_path=path)
         self._is_unsettled = path is None  # something may have changed what unqualified names or literals mean
@@ -461,6 +470,9 @@ class Session:
         if not entry.is_neutral:
             self._is_unsettled = True
             self._is_hard_unsettled = self._is_hard_unsettled or entry.changes_meaning
+            self._role_moved = self._role_moved or entry.changes_role
+            if self._role_moved:
+                self._set_role(None)
             if entry.changes_role and self._role != _ANY_ROLE:
                 self._role = _ANY_ROLE
                 self._learn_path(self._dialect.search_path(self._parameters, _ANY_ROLE))
@@ -546,9 +558,10 @@ class Session:
         counters.sent_bytes += sent
         now = self.last_active_ns = self._monotonic_ns()
         micros = (now - started_ns) // 1000
-        body = b'%b,"status":"%b","rows":%d,"received_bytes":%d,"sent_bytes":%d,"duration_ms":%d.%03d' % (
+        body = b'%b,"status":"%b"%b,"rows":%d,"received_bytes":%d,"sent_bytes":%d,"duration_ms":%d.%03d' % (
             self._members,
             _STATUS[outcome.status],
+            _TRANSACTION[outcome.transaction],
             rows,
             received,
             sent,
@@ -667,18 +680,35 @@ class Session:
 
     def answered(self, value: str | None) -> None:
         self._is_asking = False
-        if value is not None:
-            self._learn_path(self._dialect.parse_path(value, self._role))
-            self._is_unsettled = self._is_hard_unsettled = False
+        if value is None:
+            return
+        if self._role_moved and self._dialect.role_query is not None:
+            role, _, value = value.partition("\n")
+            self._set_role(role if role != "none" else self._dialect.own_role(self._parameters) or self._server_user)
+        self._learn_path(self._dialect.parse_path(value, self._role))
+        self._is_unsettled = self._is_hard_unsettled = False
 
     def _settle_path(self) -> None:
         """Nothing is in flight: what the server reports by itself is known; the rest is asked for."""
         if not self._is_unsettled or self.relay is None or self._is_asking:
             return
-        if self._dialect.search_path(self._parameters, "") is not None:
+        role_query = self._dialect.role_query if self._role_moved else None
+        if role_query is None and self._dialect.search_path(self._parameters, "") is not None:
             self._is_unsettled = self._is_hard_unsettled = False
-        elif self.relay.ask(self._dialect.path_query):
+        elif self.relay.ask(role_query or self._dialect.path_query):
             self._is_asking = True
+
+    def _set_role(self, role: str | None) -> None:
+        """The role in force from now on, None if it is not known. Events name it where it may be another than the login role."""
+        if role == self._role_in_force:
+            return
+        self._role_in_force = role
+        if role == self._server_user:
+            self._identity.pop("role", None)
+        else:
+            self._identity["role"] = role
+        self._members = members(self._identity)
+        self._changed()
 
     def _learn_path(self, path: tuple[str, ...] | None) -> None:
         if path != self._context.search_path:

@@ -151,10 +151,11 @@ class Outcome:
     rows: rows sent to the client, or for writes and COPY what the server reported, see tag.
     received_bytes: server→client message bytes of this statement; sent_bytes: COPY data from the client.
     tag: the server's own completion text ("SELECT 5"), several joined by "; " for multi-statement text.
-    code: the server's error code if status is ERROR; transaction: "idle", "open", "failed" or "" when not yet known.
+    code: the server's error code if status is ERROR. transaction: as the server reports it right after this statement; None if it has
+    not done so yet.
     """
 
-    __slots__ = ("code", "received_bytes", "rows", "sent_bytes", "status", "tag")
+    __slots__ = ("code", "received_bytes", "rows", "sent_bytes", "status", "tag", "transaction")
 
     def __init__(
         self,
@@ -164,6 +165,7 @@ class Outcome:
         sent_bytes: int = 0,
         tag: bytes = b"",
         code: str = "",
+        transaction: Transaction | None = None,
     ) -> None:
         self.status = status
         self.rows = rows
@@ -171,6 +173,7 @@ class Outcome:
         self.sent_bytes = sent_bytes
         self.tag = tag
         self.code = code
+        self.transaction = transaction
 
 
 class Transaction(Enum):

@@ -37,12 +37,14 @@ class Line:
     client_owed, client_left: bytes of a CopyData message still to come, to be passed on and to be dropped.
     server_owed: bytes of a row still to come. waiting: why the client's bytes wait.
     judged: the held statement. is_group_open: the client sent extended messages and no Sync yet.
+    ahead: the transaction state that directly follows the message at hand, if it is there already.
     rows, received, sent: of the answer at hand, as in Outcome; error_code: its error, "FATAL" once the server takes leave.
     is_copying: the server takes the client's CopyData; copies: how many COPY statements what was sent last may still
     start; is_sync_dropped: the last message that came during COPY was a Sync.
     """
 
     __slots__ = (
+        "ahead",
         "client_left",
         "client_owed",
         "copies",
@@ -83,6 +85,7 @@ class Line:
         self.sent = 0
         self.error_code = ""
         self.transaction = Transaction.IDLE
+        self.ahead: Transaction | None = None
         self.is_copying = False
         self.copies = 0
         self.is_sync_dropped = False

@@ -87,7 +87,7 @@ class Replies:
         rows = line.rows
         if not rows or tag.startswith(b"COPY"):
             rows = parse_row_count(tag) or rows
-        self._host.finished(statement_id, Outcome(status, rows, line.received, line.sent, tag))
+        self._host.finished(statement_id, Outcome(status, rows, line.received, line.sent, tag, "", line.ahead))
         line.rows = line.received = line.sent = 0
 
     def ready(self, body: bytes) -> bytes | None:
@@ -138,7 +138,7 @@ class Replies:
             rows = sum(parse_row_count(tag) for tag in tags) or rows
         status = Status.ERROR if line.error_code else Status.OK
         tag = b"; ".join(tags)
-        outcome = Outcome(status, rows, line.received, line.sent, tag, line.error_code)
+        outcome = Outcome(status, rows, line.received, line.sent, tag, line.error_code, line.transaction)
         if self.revoked and self.revoked.pop(statement_id, None) is not None:
             outcome = Outcome(Status.REFUSED)
         self._reset_counts()
@@ -246,7 +246,7 @@ class Replies:
             line.is_copying = False
             return refusal_error(revoked) if revoked is not None and code != "25P02" else None
         refusal = payload.refusal if head == due.REFUSED_STEP and isinstance(payload, Refused) else revoked
-        outcome = Outcome(Status.ERROR, line.rows, line.received, line.sent, b"", code)
+        outcome = Outcome(Status.ERROR, line.rows, line.received, line.sent, b"", code, line.ahead)
         if revoked is not None:
             outcome = Outcome(Status.REFUSED)
         self._reset_counts()

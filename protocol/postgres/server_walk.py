@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from protocol.contract import Transaction
 from protocol.errors import MalformedMessage, MessageTooLarge, ProtocolError
 from protocol.postgres import pipeline as due
 from protocol.postgres.client_walk import ClientWalk
@@ -16,8 +17,16 @@ from protocol.postgres.replies import Replies
 from protocol.postgres.rows import parse_first_field
 from protocol.postgres.scan import COPY_DATA, DATA_ROW, read_header, scan_rows
 from protocol.postgres.whole import settle_whole
+from protocol.postgres.wire import READY, TRANSACTIONS
 
 _ROWS: Final = (DATA_ROW, COPY_DATA)
+
+
+def _transaction_at(data: bytes, position: int, end: int) -> Transaction | None:
+    """What a ReadyForQuery at position says, None if there is none."""
+    if position + 6 > end or data[position : position + 5] != READY:
+        return None
+    return TRANSACTIONS.get(data[position + 5])
 
 
 class ServerWalk:
@@ -104,6 +113,8 @@ class ServerWalk:
                     line.pipe.expand()
             line.received += following - mark
             mark = following
+            if kind in b"CEIs":
+                line.ahead = _transaction_at(data, following, end)
             if line.waiting & ASKING and kind in b"123TCn":
                 replacement: bytes | None = b""
             elif kind == 67:  # CommandComplete

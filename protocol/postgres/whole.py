@@ -17,13 +17,12 @@ from protocol.postgres.line import Line
 from protocol.postgres.names import Portal
 from protocol.postgres.rows import check_rows, parse_row_count
 from protocol.postgres.scan import DATA_ROW, read_header, scan_rows
-from protocol.postgres.wire import SYNC, TRANSACTIONS
+from protocol.postgres.wire import READY, SYNC, TRANSACTIONS
 
 _EXECUTE_SYNC: Final = b"E\0\0\0\x09\0\0\0\0\0" + SYNC
 _DESCRIBE_EXECUTE_SYNC: Final = b"D\0\0\0\x06P\0" + _EXECUTE_SYNC
 _BIND_COMPLETE: Final = b"2\0\0\0\x04"
 _NO_DATA: Final = b"n\0\0\0\x04"
-_READY: Final = b"Z\0\0\0\x05"
 _DESCRIBED_SIZE: Final = len(_DESCRIBE_EXECUTE_SYNC)
 _SIZE: Final = len(_EXECUTE_SYNC)
 _OK: Final = Status.OK
@@ -82,7 +81,7 @@ def settle_whole(line: Line, data: bytes, start: int, end: int) -> int:
         return 0
     kind, size = read_header(data, position)
     tag_end = position + size
-    if kind != 67 or size < 5 or tag_end + 7 > end or data[tag_end + 1 : tag_end + 6] != _READY:
+    if kind != 67 or size < 5 or tag_end + 7 > end or data[tag_end + 1 : tag_end + 6] != READY:
         return 0
     transaction = TRANSACTIONS.get(data[tag_end + 6])
     if transaction is None or not isinstance(portal, Portal):
@@ -101,7 +100,7 @@ def settle_whole(line: Line, data: bytes, start: int, end: int) -> int:
     tag = data[position + 5 : tag_end]
     if not rows:
         rows = parse_row_count(tag)
-    outcome = Outcome(_OK, rows, line.received + tag_end + 1 - start, 0, tag)
+    outcome = Outcome(_OK, rows, line.received + tag_end + 1 - start, 0, tag, "", transaction)
     line.received = 0
     host = line.host
     host.finished(statement_id, outcome)

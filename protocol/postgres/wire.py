@@ -21,6 +21,8 @@ UINT16: Final = Struct(">H")
 SYNC: Final = b"S\x00\x00\x00\x04"
 FLUSH: Final = b"H\x00\x00\x00\x04"
 TERMINATE: Final = b"X\x00\x00\x00\x04"
+READY: Final = b"Z\x00\x00\x00\x05"
+"""ReadyForQuery up to its transaction byte."""
 
 TRANSACTIONS: Final = {73: Transaction.IDLE, 84: Transaction.OPEN, 69: Transaction.FAILED}
 """The byte in ReadyForQuery: I, T or E."""
