@@ -131,12 +131,12 @@ def parse_execute(
     position += 9
     bound = count
     has_names = bool(capabilities & _QUERY_ATTRIBUTES)
-    if has_names and flags & _PARAMETER_COUNT_AVAILABLE:
+    if flags & ~(_CURSORS | (_PARAMETER_COUNT_AVAILABLE if has_names else 0)):
+        raise MalformedMessage(CLIENT, "unknown flags of an execution")
+    if has_names and (count or flags & _PARAMETER_COUNT_AVAILABLE):
         bound, position = read_length(data, position, end, CLIENT)
         if bound < count:
             raise MalformedMessage(CLIENT, "fewer values than the statement has parameters")
-    elif flags & ~_CURSORS:
-        raise MalformedMessage(CLIENT, "unknown flags of an execution")
     if not bound:
         if position != end:
             raise MalformedMessage(CLIENT, "values for a statement without parameters")

@@ -275,7 +275,7 @@ class Requests:
         prepared = line.last_prepared
         if prepared is None:
             return self._refuse_unknown(LAST_PREPARED, sequence)
-        if prepared.id < 0:
+        if line.prepared.get(prepared.id) is not prepared:
             line.waiting |= PREPARING
             return HOLD
         payload = data[position - 1 : position] + UINT32.pack(prepared.id) + data[position + 4 : end]

@@ -63,76 +63,81 @@ class ServerWalk:
             position = min(line.server_owed, end)
             line.server_owed -= position
             line.received += position
-        while line.ending is None or not line.is_at_boundary:
-            head = queue[0] if queue else None
-            if head is not None and replies.stage != stages.DEFINITIONS and not line.is_row_open:
-                if replies.stage == stages.FIRST and head.kind == due.ROWS:
-                    replies.stage = stages.ROWS
-                if replies.stage == stages.ROWS and head.kind != due.ASK:
-                    start = position
-                    position, rows = scan_rows(data, position, end, head.sequence)
-                    if rows:
-                        line.rows += rows
-                        line.received += position - start
-                        head.sequence = (head.sequence + rows) & 0xFF
-            if end - position < 4:
-                break
-            (packed,) = _header(data, position)
-            size = packed & 0xFFFFFF
-            if not line.is_row_open:
-                if not size:
-                    raise MalformedMessage(SERVER, "an empty packet")
-                if end - position == 4:
+        try:
+            while line.ending is None or not line.is_at_boundary:
+                head = queue[0] if queue else None
+                if head is not None and replies.stage != stages.DEFINITIONS and not line.is_row_open:
+                    if replies.stage == stages.FIRST and head.kind == due.ROWS:
+                        replies.stage = stages.ROWS
+                    if replies.stage == stages.ROWS and head.kind != due.ASK:
+                        start = position
+                        position, rows = scan_rows(data, position, end, head.sequence)
+                        if rows:
+                            line.rows += rows
+                            line.received += position - start
+                            head.sequence = (head.sequence + rows) & 0xFF
+                if end - position < 4:
                     break
-            following = position + size + 4
-            if head is None:
-                if following > end and size <= 1024:
+                (packed,) = _header(data, position)
+                size = packed & 0xFFFFFF
+                if not line.is_row_open:
+                    if not size:
+                        raise MalformedMessage(SERVER, "an empty packet")
+                    if end - position == 4:
+                        break
+                following = position + size + 4
+                if head is None:
+                    if following > end and size <= 1024:
+                        self._need = following - position
+                        break
+                    self._uninvited(data, position, following)
+                    position = following
+                    continue
+                if head.kind == due.REFUSED or packed >> 24 != head.sequence:
+                    raise UnexpectedMessage(SERVER, "packets out of order")
+                is_row = line.is_row_open or (
+                    replies.stage == stages.ROWS
+                    and head.kind != due.ASK
+                    and (data[position + 4] < EOF or (data[position + 4] == EOF and size == MAX_PAYLOAD))
+                )
+                if is_row:
+                    # Incomplete, or of several packets: the proxy need not have all of a row before it passes it on.
+                    head.sequence = (head.sequence + 1) & 0xFF
+                    line.rows += not line.is_row_open
+                    line.is_row_open = size == MAX_PAYLOAD
+                    line.server_owed = max(following - end, 0)
+                    line.received += min(following, end) - position
+                    position = min(following, end)
+                    continue
+                if size == MAX_PAYLOAD:
+                    raise MalformedMessage(SERVER, "a packet of impossible size")
+                if following > end:
+                    if size > self._max_message:
+                        raise MessageTooLarge(SERVER, f"a packet of {size} bytes, the limit is {self._max_message}")
                     self._need = following - position
                     break
-                self._uninvited(data, position, following)
-                position = following
-                continue
-            if head.kind == due.REFUSED or packed >> 24 != head.sequence:
-                raise UnexpectedMessage(SERVER, "packets out of order")
-            is_row = line.is_row_open or (
-                replies.stage == stages.ROWS
-                and head.kind != due.ASK
-                and (data[position + 4] < EOF or (data[position + 4] == EOF and size == MAX_PAYLOAD))
-            )
-            if is_row:
-                # Incomplete, or of several packets: the proxy need not have all of a row before it passes it on.
                 head.sequence = (head.sequence + 1) & 0xFF
-                line.rows += not line.is_row_open
-                line.is_row_open = size == MAX_PAYLOAD
-                line.server_owed = max(following - end, 0)
-                line.received += min(following, end) - position
-                position = min(following, end)
-                continue
-            if size == MAX_PAYLOAD:
-                raise MalformedMessage(SERVER, "a packet of impossible size")
-            if following > end:
-                if size > self._max_message:
-                    raise MessageTooLarge(SERVER, f"a packet of {size} bytes, the limit is {self._max_message}")
-                self._need = following - position
-                break
-            head.sequence = (head.sequence + 1) & 0xFF
-            line.received += following - position
-            if head.kind == due.ASK:
-                if span < position:
-                    self._host.send(CLIENT, data[span:position])
-                span = position = following
-                replies.packet(head, data, following - size, following)
-                if not queue:
-                    self._client.release(ASKING)
-            else:
-                replies.packet(head, data, position + 4, following)
-                position = following
-                if queue and queue[0].kind == due.REFUSED:
-                    self._host.send(CLIENT, data[span:position])
-                    span = position
-                    line.answer_refused()
-            if line.is_closed:
-                return
+                line.received += following - position
+                if head.kind == due.ASK:
+                    if span < position:
+                        self._host.send(CLIENT, data[span:position])
+                    span = position = following
+                    replies.packet(head, data, following - size, following)
+                    if not queue:
+                        self._client.release(ASKING)
+                else:
+                    replies.packet(head, data, position + 4, following)
+                    position = following
+                    if queue and queue[0].kind == due.REFUSED:
+                        self._host.send(CLIENT, data[span:position])
+                        span = position
+                        line.answer_refused()
+                if line.is_closed:
+                    return
+        except ProtocolError:
+            if span < position:
+                self._host.send(CLIENT, data[span:position])  # what came before the fault was as it should be
+            raise
         if span < position:
             self._host.send(CLIENT, data if span == 0 and position == end else data[span:position])
         if line.ending is not None:
@@ -158,5 +163,5 @@ class ServerWalk:
             return
         if line.waiting & FILE and (line.is_sending_file or not self._queue):
             self._client.release(FILE)
-        if line.waiting & PREPARING and (line.last_prepared is None or line.last_prepared.id >= 0):
+        if line.waiting & PREPARING and (line.last_prepared is None or line.last_prepared.id in line.prepared):
             self._client.release(PREPARING)
