@@ -8,11 +8,12 @@ from classifiers.dcl_verbs_postgres import database_setting, default_privileges,
 from classifiers.ddl_postgres import note_file_options, policy_acts, published_tables, scan_definition
 from classifiers.draft import Draft
 from classifiers.effects import Kind
-from classifiers.embedded_postgres import find_word, scan_expressions, split_commas
+from classifiers.embedded_postgres import scan_expressions
 from classifiers.object_names_postgres import ROUTINES, accept_kind, skip_object_name
 from classifiers.session_verbs_postgres import reset_setting, set_setting
 from classifiers.settings_postgres import find_setting_flags
 from classifiers.token_cursor import TokenCursor
+from classifiers.token_lists import find_word, split_commas
 from classifiers.tokens import Token, Unreadable, join_name
 
 _RELATIONS = frozenset(["TABLE", "VIEW", "MATERIALIZED VIEW", "INDEX", "SEQUENCE", "FOREIGN TABLE"])

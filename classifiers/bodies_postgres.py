@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from classifiers.draft import Draft
 from classifiers.effects import Kind, LexingState
-from classifiers.embedded_postgres import classify_expression, find_word
+from classifiers.embedded_postgres import classify_expression
 from classifiers.lexer_postgres import lex
 from classifiers.limits import check_statements, check_tokens
 from classifiers.statements import split_statements
 from classifiers.token_cursor import TokenCursor
+from classifiers.token_lists import find_word
 from classifiers.tokens import STRING, Token, Unreadable
 
 _CARRIED = frozenset(

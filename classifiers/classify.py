@@ -6,6 +6,7 @@ logger at WARNING; the process that imports this module must silence the logger 
 
 from __future__ import annotations
 
+from classifiers.classify_mysql import classify as classify_mysql
 from classifiers.classify_postgres import classify as classify_postgres
 from classifiers.effects import LexingState, Report
 
@@ -13,9 +14,12 @@ from classifiers.effects import LexingState, Report
 def classify(dialect: str, text: bytes, state: LexingState, server_version: int = 0) -> Report:
     """Say what the text of one client message does.
 
-    dialect: "postgres". state: what the server has confirmed. server_version: server_version_num, 0 if not known.
+    dialect: "postgres", or "mysql", which covers MariaDB. state: what the server has confirmed.
+    server_version: server_version_num, or see lexer_mysql.FIRST_MARIADB; 0 if not known.
     Raises ValueError for an unknown dialect, and nothing else.
     """
     if dialect == "postgres":
         return classify_postgres(text, state, server_version)
+    if dialect == "mysql":
+        return classify_mysql(text, state, server_version)
     raise ValueError("unknown dialect")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from classifiers.admin_verbs_postgres import check_plain
 from classifiers.draft import Draft
 from classifiers.effects import Kind
-from classifiers.embedded_postgres import find_word, split_commas
 from classifiers.session_verbs_postgres import reset_setting, set_setting
 from classifiers.token_cursor import TokenCursor
+from classifiers.token_lists import find_word, split_commas
 from classifiers.tokens import NUMBER, OP, QUOTED, WORD, Token, Unreadable
 
 _OBJECT_WORDS = (

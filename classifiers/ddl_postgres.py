@@ -10,10 +10,11 @@ from classifiers.calls_postgres import changes_settings, note_stored_change
 from classifiers.dcl_verbs_postgres import role
 from classifiers.draft import Draft
 from classifiers.effects import Kind
-from classifiers.embedded_postgres import find_word, scan_expressions, split_commas
+from classifiers.embedded_postgres import scan_expressions
 from classifiers.object_names_postgres import ROUTINES, accept_kind
 from classifiers.query_verbs_postgres import execute, inner_query
 from classifiers.token_cursor import TokenCursor
+from classifiers.token_lists import find_word, split_commas
 from classifiers.tokens import OP, QUOTED, STRING, WORD, Token, Unreadable, join_name
 from classifiers.types_postgres import skip_type
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from classifiers.calls_postgres import note_function
 from classifiers.draft import Draft
 from classifiers.effects import Kind
-from classifiers.embedded_postgres import classify_expression, find_word, split_commas
+from classifiers.embedded_postgres import classify_expression
 from classifiers.relations_postgres import find_read_flags, find_write_acts
 from classifiers.token_cursor import TokenCursor
+from classifiers.token_lists import find_word, split_commas
 from classifiers.tokens import NUMBER, OP, QUOTED, STRING, WORD, Token, Unreadable, join_name
 from classifiers.tree_postgres import classify_query
 from classifiers.types_postgres import skip_type

@@ -7,13 +7,18 @@ Counterpart: secret_literals.py, which knows the forms; this file looks at what 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from classifiers.effects import LexingState
+from classifiers.lexer_mysql import lex as lex_mysql
 from classifiers.lexer_postgres import lex as lex_postgres
 from classifiers.secret_literals import Spans, find_literals
 from classifiers.tokens import Token, Unreadable
 
-_LEXERS = {"postgres": lex_postgres}
+_LEXERS: dict[str, Callable[[bytes, LexingState], list[Token]]] = {
+    "postgres": lex_postgres,
+    "mysql": lambda text, state: lex_mysql(text, state).tokens,
+}
 _HINTS = tuple(
     hint.encode()
     for hint in (

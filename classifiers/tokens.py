@@ -28,9 +28,11 @@ class TokenKind(IntEnum):
     """( ) [ ] , ; . : :: .. :="""
     OP = 7
     """An operator, also => and comparison signs."""
+    VARIABLE = 8
+    """MySQL: @x and @@x, also the host of an account ('u'@'h'). text: "@" or "@@". value: the name without it."""
 
 
-WORD, QUOTED, STRING, NUMBER, PARAM, PUNCT, OP = TokenKind
+WORD, QUOTED, STRING, NUMBER, PARAM, PUNCT, OP, VARIABLE = TokenKind
 
 
 class Token(NamedTuple):

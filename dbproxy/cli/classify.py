@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from classifiers.answers import advance_state, describe_report
+from classifiers.answers import advance_state, describe_report, parse_server
 from classifiers.composition import compose, remember
 from classifiers.effects import LexingState, Report
 from dbproxy.classifier.frames import unparsable, whole
@@ -19,7 +19,7 @@ from dbproxy.classifier.pool import ClassifierPool, PoolSettings
 from dbproxy.cli.exit import DONE, NO
 from dbproxy.cli.options import JsonOption, write_json
 
-DIALECTS = ("postgres",)
+DIALECTS = ("postgres", "mysql")
 
 
 def classify(
@@ -56,12 +56,12 @@ async def answer_case(pool: ClassifierPool, dialect: str, case: Mapping[str, Any
         raise ValueError("sql must be a text and session a list of texts")
     text = bytes.fromhex(case["sql_hex"]) if case.get("sql_hex") else _encode(sql)
     state = LexingState(encoding=str(case.get("charset") or "UTF8").upper())
-    version = _server_version(server)
+    version = parse_server(str(server or ""), dialect)
     names: dict[str, Report] = {}
     for statement in earlier:
         report = await pool.classify(dialect, _encode(statement), state, version, "case")
         names = remember(report, names)
-        state = advance_state(statement, state)
+        state = advance_state(statement, state, dialect)
     started_ns = time.monotonic_ns()
     report = await pool.classify(dialect, text, state, version, "case")
     if report.uses:
@@ -115,12 +115,6 @@ async def _read_one(dialect: str, text: bytes) -> tuple[Report, float]:
 
 def _encode(statement: str) -> bytes:
     return statement.encode("utf-8", "surrogateescape")
-
-
-def _server_version(server: object) -> int:
-    """The server_version_num that a case asks for: "16+" is 160000, "..14" is 140000; 0 when it does not matter."""
-    digits = "".join(c for c in str(server or "") if c.isdigit())
-    return int(digits[:3]) * 10_000 if digits else 0
 
 
 def _print_answer(answer: Mapping[str, Any]) -> None:
