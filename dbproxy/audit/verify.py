@@ -7,10 +7,10 @@ Three things are told apart, and each record is counted in the best of them:
 
 When it is OK
 -------------
-Nothing is wrong, and, if keys or anchors were given, they reach to the end. "Reach to the end" means that the newest checkpoint that counts (anchored if
-anchors were given, else signed) either is a final one, with only the end of control's segment after it; or is not older than 40 seconds (interval plus
-lateness) at the time of verifying, `as_of_ns`: a running proxy's ledger always has a short tail. Anything else is UNANCHORED: the proxy may have ended
-without a final checkpoint, or its last records may have been cut off or made up; nobody can tell from the files.
+Nothing is wrong, and, if keys or anchors were given, they reach to the end. That is so if the newest checkpoint that counts (anchored if anchors were
+given, else signed) either is a final one, with only its own record and the end of control's chain beyond what it covers; or is not older than 40
+seconds (interval plus lateness) at the time of verifying, `as_of_ns`: the ledger of a running proxy always has a short tail. Anything else is UNANCHORED:
+the proxy may have ended without a final checkpoint, or its last records may have been cut off or made up; nobody can tell from the files.
 
 Parts: verify_chain.py walks one chain, verify_seals.py compares with checkpoints and anchors, verify_report.py is what comes out.
 Counterpart: ledger.py, which writes; recovery.py, which repairs a torn end.
@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dbproxy.audit.checkpoint import INTERVAL_S, LATE_S
-from dbproxy.audit.segment import find_segments, parse_segment_name, segment_size
+from dbproxy.audit.segment import find_segments, parse_segment_name, segment_name, segment_size
 from dbproxy.audit.signing import PublicKey
 from dbproxy.audit.verify_chain import ChainCheck, Meter, Progress, find_extra_files
 from dbproxy.audit.verify_report import (
@@ -144,47 +144,59 @@ def _verify(
     problems = [result.problem for result in results if result.problem is not None]
     if directory is not None and level is not Level.CHAINED and not problems:
         now_ns = time.time_ns() if as_of_ns is None else as_of_ns
-        problems += _find_unproven_end(chains, results, seals.result, level, now_ns)
+        unproven = _find_unproven_end(chains, seals, level, now_ns)
+        problems += [unproven] if unproven is not None else []
     problem = max(problems, key=lambda each: SEVERITY.index(each.status), default=None)
     status = problem.status if problem is not None else Status.OK
     return Result(status, level, tuple(results), seals.result, problem, _explain(level, results, seals.result))
 
 
-def _find_unproven_end(
-    chains: dict[int, ChainCheck], results: Sequence[ChainResult], seals: SealsResult, level: Level, now_ns: int
-) -> list[Problem]:
+def _find_unproven_end(chains: dict[int, ChainCheck], seals: SealCheck, level: Level, now_ns: int) -> Problem | None:
     """Why keys or anchors do not reach to the end of the ledger, if they do not."""
-    is_anchored = level is Level.ANCHORED
-    number, at = (
-        (seals.last_anchored, seals.last_anchored_at) if is_anchored else (seals.last_signed, seals.last_signed_at)
-    )
     if CONTROL_SLOT not in chains:
         what = "the chain of slot 0, the control process's, is missing, and with it all checkpoints"
-        return [Problem(Status.TAMPERED, f"audit-{CONTROL_SLOT}-{1:016d}.jsonl", 0, 1, what)]
+        return Problem(Status.TAMPERED, segment_name(CONTROL_SLOT, 1), 0, 1, what)
+    found = seals.result
+    word = level.value
+    number, at = found.last_signed, found.last_signed_at
+    if level is Level.ANCHORED:
+        number, at = found.last_anchored, found.last_anchored_at
     if not number:
-        by = "is in the anchors that were given" if is_anchored else "is signed with a key that was given"
-        return [Problem(Status.UNANCHORED, "", 0, 0, f"no checkpoint {by}: nothing is proven beyond the chain")]
-    uncovered = {
-        result.slot: result.last_seq
-        - (chains[result.slot].anchored_seq if is_anchored else chains[result.slot].signed_seq)
-        for result in results
-        if result.slot in chains
+        if seals.first is None:
+            return Problem(Status.UNANCHORED, "", 0, 0, "there is no checkpoint: nothing is proven beyond the chain")
+        file, line, seq, key = seals.first
+        missing = "in the anchors that were given"
+        if level is Level.SIGNED:
+            missing = f"signed with a key that was given; the first is of key {key}"
+        return Problem(
+            Status.UNANCHORED, file, line, seq, f"no checkpoint is {missing}: nothing is proven beyond the chain"
+        )
+    covered = {
+        slot: chain.anchored_seq if level is Level.ANCHORED else chain.signed_seq for slot, chain in chains.items()
     }
-    beyond = sum(uncovered.values())
-    control = chains[CONTROL_SLOT].result
-    is_end_only = beyond == 0 or (beyond == 1 and control.is_closed and uncovered[CONTROL_SLOT] == 1)
-    if number == seals.last_number and seals.is_final and is_end_only:
-        return []
-    age_s = (now_ns - _parse_time(at)) / 1e9
-    if abs(age_s) <= LIVE_S:
-        return []
-    first = next((result for result in results if uncovered.get(result.slot)), None)
-    word = "anchored" if is_anchored else "signed"
-    what = f"the last {word} checkpoint, {number} of {at}, is not a final one: {beyond} records after it are not {word}, and more may be missing"
-    if seals.is_final and number == seals.last_number:
-        what = f"{beyond} records were written after the final checkpoint {number} of {at} and are not {word}"
-    seq = first.last_seq - uncovered[first.slot] + 1 if first else 0
-    return [Problem(Status.UNANCHORED, "", 0, seq, what)]
+    control = chains[CONTROL_SLOT]
+    beyond = sum(chain.seq - covered[slot] for slot, chain in chains.items())
+    is_final = (
+        found.is_final
+        and number == found.last_number
+        and covered[CONTROL_SLOT] == seals.last_seq - 1
+        and control.last_content_seq == seals.last_seq
+        and beyond == control.seq - covered[CONTROL_SLOT]
+    )
+    if is_final and control.result.is_closed:
+        return None
+    if abs(now_ns - _parse_time(at)) <= LIVE_S * 1e9:
+        return None
+    if is_final:
+        control.fail(
+            control.problem_missing_end(f"the end record after the final checkpoint {number} of {at} is missing")
+        )
+        return control.result.problem
+    if found.is_final and number == found.last_number:
+        what = f"{beyond} records are not {word}, although checkpoint {number} of {at} says that it is the final one"
+    else:
+        what = f"{beyond} records are not {word}, and more may have been cut off: the last {word} checkpoint, {number} of {at}, is not a final one"
+    return Problem(Status.UNANCHORED, "", 0, 0, what)
 
 
 def _explain(level: Level, results: Sequence[ChainResult], seals: SealsResult) -> str:

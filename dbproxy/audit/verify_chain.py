@@ -51,6 +51,7 @@ _CONTROL_TYPES = (
     EventType.KEY_ROTATED.value,
     EventType.RETENTION_PRUNED.value,
 )
+_FRAME_TYPES = (EventType.SEGMENT_START.value, EventType.SEGMENT_END.value)
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
 
 Progress = Callable[[int, int], None]
@@ -109,6 +110,8 @@ class ChainCheck:
         self.missing_side_files: dict[str, Problem] = {}
         """Torn bytes that are told of and not there; forgiven if they were pruned."""
         self.first_file = raw_name(paths[0].name)
+        self.last_content_seq = 0
+        """Of control's chain: the last record that is not the beginning or end of a segment."""
         self.signed_seq = 0
         self.anchored_seq = 0
         self._recent: deque[bytes] = deque(maxlen=KEPT_HASHES)
@@ -189,6 +192,10 @@ class ChainCheck:
         """The chain ends here, and records up to `until` were signed."""
         return Problem(Status.TAMPERED, self._file, self._line, self.seq + 1, what, until)
 
+    def problem_missing_end(self, what: str) -> Problem:
+        """The chain was ended in good order, and its last record is gone."""
+        return Problem(Status.TRUNCATED, self._file, self._line, self.seq + 1, what)
+
     def fail(self, problem: Problem) -> None:
         """End the walk with a problem, unless it has ended with one that says as much."""
         self.is_done = True
@@ -196,16 +203,18 @@ class ChainCheck:
         if old is None or (old.status is Status.TRUNCATED and problem.status is Status.TAMPERED):
             self.result.problem = problem
 
-    def bad(self, what: str, *, status: Status = Status.TAMPERED, seq: int | None = None) -> Bad:
-        return Bad(
-            Problem(
-                status,
-                self._file,
-                self._line,
-                self.seq + 1 if seq is None else seq,
-                what,
-            )
-        )
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """File, line and number of the record that is being looked at."""
+        return self._file, self._line, self.seq + 1
+
+    def bad(self, what: str, *, status: Status = Status.TAMPERED) -> Bad:
+        """The record that is being looked at is bad; named by the number it should have."""
+        seq = self.seq + 1
+        if self._line <= 1 and self._before is None:  # the first there is, of a chain that may have been pruned
+            parsed = parse_segment_name(self._file)
+            seq = parsed[1] if parsed else seq
+        return Bad(Problem(status, self._file, self._line, seq, what))
 
     def end(self) -> ChainResult:
         """Fill in what is known at the end only."""
@@ -305,11 +314,11 @@ class ChainCheck:
             raise self.bad(checked)
         seq, prev, at, type_, digest = checked
         if len(line) > _LARGE_LINE_BYTES and len(_STRING.sub(b'""', line)) > MAX_STRUCTURE_BYTES:
-            raise self.bad("it has more members than any record", seq=seq)
+            raise self.bad("it has more members than any record")
         try:
             record = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise self.bad(f"not valid JSON ({error.msg})", seq=seq) from None
+            raise self.bad(f"not valid JSON ({error.msg})") from None
         # A reader of the JSON must see what the chain is made of: a second member of the same name would win.
         if (
             record["seq"] != seq
@@ -319,29 +328,31 @@ class ChainCheck:
             or record["v"] != SCHEMA
             or record["at"] != at.decode()
         ):
-            raise self.bad("a member of the chain appears twice", seq=seq)
+            raise self.bad("a member of the chain appears twice")
         is_first = self._line == 1
         if is_first != (type_ == b"segment.start"):
-            raise self.bad("segment.start is not the first record, or not the only one", seq=seq)
+            raise self.bad("segment.start is not the first record, or not the only one")
         if self._ended:
-            raise self.bad("a record after the end of the segment", seq=seq)
+            raise self.bad("a record after the end of the segment")
         result = self.result
         if result.has_ended and type_ != b"segment.end" and not (is_first and record.get("reopened") is True):
-            raise self.bad("a record after the end of the chain", seq=seq)
+            raise self.bad("a record after the end of the chain")
         if is_first:
             self._begin(record, seq, path)
         if seq != self.seq + 1:
-            raise self.bad(f"record {self.seq + 1} expected, {seq} found", seq=seq)
+            raise self.bad(f"record {self.seq + 1} expected, {seq} found")
         if prev != self.hash:
-            raise self.bad("it does not link to the record before", seq=seq)
+            raise self.bad("it does not link to the record before")
         if self._unconfirmed is None and seq > self._confirmed_seq:
             self._unconfirmed = (self._file, self._line, seq)
         try:
             self._follow(type_, record, path)
         except (KeyError, TypeError, ValueError):
-            raise self.bad("its members are not those of its type", seq=seq) from None
+            raise self.bad("its members are not those of its type") from None
         if self.control is not None:
             self._recent.append(self.hash)
+            if type_ not in _FRAME_TYPES:
+                self.last_content_seq = seq
         self.seq = seq
         self.hash = digest
         self._at = at
@@ -353,36 +364,33 @@ class ChainCheck:
     def _begin(self, record: dict[str, Any], seq: int, path: Path) -> None:
         """Check a segment's header against its name and the segment before."""
         if parse_segment_name(path.name) != (record.get("slot"), seq) or record.get("segment") != self._file:
-            raise self.bad("the header is that of another file", seq=seq)
+            raise self.bad("the header is that of another file")
         predecessor = record.get("predecessor")
         open_ = record.get("open")
         if not isinstance(open_, list) or not (predecessor is None or isinstance(predecessor, dict)):
-            raise self.bad("its members are not those of its type", seq=seq)
+            raise self.bad("its members are not those of its type")
         try:
             listed = {_key(item[0], item[1]) for item in open_ if isinstance(item, list) and len(item) == 2}
         except TypeError:
-            raise self.bad("its members are not those of its type", seq=seq) from None
+            raise self.bad("its members are not those of its type") from None
         self.result.has_ended = False
         if self._before is None:
             self._begin_chain(record, predecessor, listed, seq)
             return
         if predecessor is None:
-            raise self.bad("a second beginning of the chain", seq=seq)
+            raise self.bad("a second beginning of the chain")
         name, size = self._before
         if predecessor.get("file") != name:
-            raise self.bad(f"the segment before it is missing: {predecessor.get('file')}", seq=seq)
+            raise self.bad(f"the segment before it is missing: {predecessor.get('file')}")
         if predecessor.get("size") != size:
             told = predecessor.get("size")
-            raise self.bad(
-                f"{name} has {size} bytes of records where this header says {told}",
-                seq=seq,
-            )
+            raise self.bad(f"{name} has {size} bytes of records where this header says {told}")
         if predecessor.get("seq") != self.seq or predecessor.get("hash") != self.hash.decode():
-            raise self.bad(f"its link to {name} is wrong", seq=seq)
+            raise self.bad(f"its link to {name} is wrong")
         if "abandoned" in predecessor:
             self.result.note(f"{name} was given up by the proxy after record {self.seq}: {predecessor['abandoned']}")
         if listed != self._open:
-            raise self.bad("its list of open intents is not that of the records before", seq=seq)
+            raise self.bad("its list of open intents is not that of the records before")
 
     def _begin_chain(
         self,
@@ -393,11 +401,11 @@ class ChainCheck:
     ) -> None:
         if predecessor is None:
             if seq != 1:
-                raise self.bad("a chain begins with record 1", seq=seq)
+                raise self.bad("a chain begins with record 1")
             return
         file = predecessor.get("file")
         if predecessor.get("seq") != seq - 1 or predecessor.get("hash") != record["prev"] or not isinstance(file, str):
-            raise self.bad("its link to the segment before is wrong", seq=seq)
+            raise self.bad("its link to the segment before is wrong")
         self._count_open(len(listed))
         self.seq = self._confirmed_seq = seq - 1
         self.hash = str(record["prev"]).encode()

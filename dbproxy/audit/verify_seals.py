@@ -129,6 +129,10 @@ class SealCheck:
         self.result = SealsResult()
         self.missing: dict[int, ChainResult] = {}
         """Slots that a checkpoint names and that have no files."""
+        self.first: tuple[str, int, int, str] | None = None
+        """File, line, number and key id of the first checkpoint's record."""
+        self.last_seq = 0
+        """Number of the newest checkpoint's own record."""
         self.keys = {key.id: key for key in keys}
         self._chains = chains
         self._anchors = anchors
@@ -166,6 +170,8 @@ class SealCheck:
         is_signed = self._is_signed(control, seal)
         is_anchored = self._is_anchored(control, seal)
         self._last = seal
+        self.first = self.first or (*control.place, seal.key)
+        self.last_seq = control.seq + 1
         self._check_heads(control, seal, is_signed=is_signed, is_anchored=is_anchored)
         result = self.result
         result.ledger = seal.ledger
@@ -259,14 +265,11 @@ class SealCheck:
             if chain is None:
                 self._miss(head, seal)
             elif self._stands(control, chain, head, seal):
-                seq = head.seq
-                if chain is control and seq == control.seq:
-                    seq += 1  # the checkpoint's own record: all of it but its time of day is signed, or follows from what is
                 chain.confirm(head.seq)
                 if is_signed:
-                    chain.signed_seq = max(chain.signed_seq, seq)
+                    chain.signed_seq = max(chain.signed_seq, head.seq)
                 if is_anchored:
-                    chain.anchored_seq = max(chain.anchored_seq, seq)
+                    chain.anchored_seq = max(chain.anchored_seq, head.seq)
 
     def _stands(self, control: ChainCheck, chain: ChainCheck, head: Head, seal: Seal) -> bool:
         """Whether the chain has the record that the head names. Fails the chain if it has another one, or ends before."""
