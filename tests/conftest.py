@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import hypothesis
 import pytest
 from support import canaries
 from support.figures import report
@@ -27,16 +28,25 @@ from dbproxy.embedded.errors import EmbeddedServerError
 KNOWN_ENGINES = ("postgres",)
 # Thousands of cases, or processes and sockets of their own: part of `make test`, not of `make unit`, which stays under 10 s.
 SLOW = {
+    "classifiers/test_denial_of_service.py",
+    "classifiers/test_limits.py",
+    "classifiers/test_properties_postgres.py",
     "dbproxy/audit/test_ledger.py",
     "dbproxy/audit/test_verify.py",
+    "dbproxy/cli/test_classify.py",
     "dbproxy/policy/test_decide_reference.py",
+    "dbproxy/store/test_sqlite.py",
     "dbproxy/test_classifier_pool.py",
     "dbproxy/test_control.py",
+    "dbproxy/test_siblings.py",
     "dbproxy/test_wheel.py",
     "protocol/postgres/test_fuzz.py",
     "protocol/postgres/test_fuzz_counts.py",
     "protocol/postgres/test_relay_model.py",
 }
+# A machine that is busy with other things is no finding, so examples have no deadline of their own.
+hypothesis.settings.register_profile("unit", max_examples=40, deadline=None)
+hypothesis.settings.register_profile("all", max_examples=400, deadline=None)
 _USED = pytest.StashKey[list[str]]()
 _NUMBERS = itertools.count(1)
 
@@ -50,6 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if unknown:
         raise pytest.UsageError(f"ENGINES names {', '.join(unknown)}; known: {', '.join(KNOWN_ENGINES)}")
     config.stash[_USED] = []
+    is_unit = "not slow" in config.option.markexpr
+    hypothesis.settings.load_profile("unit" if is_unit else "all")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

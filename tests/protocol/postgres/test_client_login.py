@@ -7,7 +7,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import pg_bytes as pg
 from support.login_driver import TLS, LoginDriver
@@ -325,7 +325,6 @@ def test_password_without_its_only_terminator_ends_the_login(body: bytes) -> Non
         driver.run(both(options()))
 
 
-@settings(max_examples=400, deadline=None)
 @given(
     st.lists(
         st.one_of(

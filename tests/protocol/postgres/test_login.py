@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import pg_bytes as pg
 from support.login_driver import TLS, LoginDriver
@@ -236,7 +236,6 @@ def test_login_cut_at_every_byte_ends_without_a_session(side: Side) -> None:
         assert "Ready" not in driver.names()
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_mutated_logins_end_in_a_session_or_a_refusal(data: st.DataObject) -> None:
     client, server = bytearray(START + PASSWORD), bytearray(SERVER)

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import adapt
 from psycopg.pq import Format
@@ -171,7 +171,6 @@ def test_every_array_has_a_known_element() -> None:
     assert set(_ARRAYS.values()) <= set(_TYPES)
 
 
-@settings(max_examples=500)
 @given(
     st.one_of(st.sampled_from([*_TYPES, *_ARRAYS]), st.integers(0, 2**32 - 1)),
     st.integers(0, 3),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import pg_bytes as pg
 from support.login_driver import LoginDriver
@@ -378,7 +378,6 @@ MESSAGES = [
 ]
 
 
-@settings(max_examples=400, deadline=None)
 @given(
     st.lists(st.one_of(st.binary(max_size=40), st.sampled_from(MESSAGES)), max_size=8).map(b"".join),
     st.sampled_from(["disable", "prefer", "require"]),
