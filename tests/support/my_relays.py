@@ -23,7 +23,7 @@ def server(*frames: bytes) -> Step:
 
 def converse(*steps: Step, answer: Answer = always_forward, **options: Any) -> Recorder:
     """The recorder after all steps; equal however the bytes were cut."""
-    seen = [_play(steps, answer, size, options) for size in (0, 1, 3, 7)]
+    seen = [_play(steps, answer, size, options) for size in (0, 1, 7)]
     for other in seen[1:]:
         assert other.to_client == seen[0].to_client
         assert other.to_server == seen[0].to_server

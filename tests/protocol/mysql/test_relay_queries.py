@@ -3,7 +3,9 @@
 import pytest
 from support import my_bytes as my
 from support.my_relays import client, converse, outcomes, server
-from support.recorder import Closed, Parameter, Synced, by_text
+from support.recorder import Closed, Parameter, Recorder, Synced, by_text
+
+from protocol.mysql.relay import MySQLRelay
 
 CAPS = {
     "plain": 0,
@@ -23,11 +25,11 @@ def ok(affected: int = 0, status: int = my.AUTOCOMMIT, *, caps: int = 0, info: b
 
 
 def test_rows_are_counted_and_passed_on(caps: int) -> None:
-    rows = [my.row(str(number), "x" * number, None) for number in range(300)]
+    rows = [my.row(str(number), "x" * number, None) for number in range(200)]
     result = my.answer(*my.result(*rows, columns=3, caps=caps))
     host = converse(client(my.query("select")), server(result), capabilities=caps)
     assert host.to_client == result
-    assert outcomes(host) == [(1, "OK", 300, b"", "")]
+    assert outcomes(host) == [(1, "OK", 200, b"", "")]
     assert host.calls[-1] == Synced("IDLE")
 
 
@@ -72,12 +74,9 @@ def test_rows_that_look_like_other_packets_are_rows() -> None:
     assert outcomes(host)[0][2] == len(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [my.BIG - 5, my.BIG - 4, my.BIG - 3, my.BIG, 2 * my.BIG - 9, 2 * my.BIG - 8])
 def test_rows_of_several_packets_are_one_row(size: int) -> None:
-    from support.recorder import Recorder
-
-    from protocol.mysql.relay import MySQLRelay
-
     big = my.row(b"\xff" * size)
     result = my.answer(*my.result(my.row("small"), big, my.row("last")))
     host = Recorder()
@@ -154,11 +153,7 @@ def test_a_refusal_of_several_packets_has_the_sequence_that_the_client_expects()
     assert host.to_server == b""
 
 
-def converse_large(data: bytes):  # type: ignore[no-untyped-def]  # see Recorder
-    from support.recorder import Recorder
-
-    from protocol.mysql.relay import MySQLRelay
-
+def converse_large(data: bytes) -> Recorder:
     host = Recorder(by_text())
     relay = MySQLRelay(host, max_statement_bytes=64 << 20)
     for at in range(0, len(data), 5_000_011):
@@ -166,6 +161,7 @@ def converse_large(data: bytes):  # type: ignore[no-untyped-def]  # see Recorder
     return host
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [my.BIG - 2, my.BIG - 1, my.BIG, 2 * my.BIG - 1])
 def test_commands_of_several_packets_are_judged_whole(size: int) -> None:
     text = b"s" * size
