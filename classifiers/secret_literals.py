@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from classifiers.tokens import NUMBER, OP, QUOTED, STRING, WORD, Token
+from classifiers.tokens import NUMBER, OP, QUOTED, STRING, VARIABLE, WORD, Token
 
 Spans = tuple[tuple[int, int], ...]
 
@@ -26,7 +26,7 @@ _SECRET_TEXT = re.compile(
     re.VERBOSE,
 )
 """Lower-cased literals like these are secrets or hold one: connection strings, URLs with a password, verifiers, nested statements."""
-_PROMPT = re.compile(rf"""{_KEY}\w{{0,40}}["']?[\s=:]{{1,8}}['"\s]{{0,8}}(?:$|%)""")
+_PROMPT = re.compile(rf"""(?:{_KEY}\w{{0,40}}|identified\s+(?:by|as|using))["']?[\s=:]{{1,8}}['"\s]{{0,8}}(?:$|%)""")
 """A literal that ends where a secret comes next: 'ALTER USER x PASSWORD ' || …, format('… PASSWORD %L', …)."""
 _PROGRAM = re.compile(
     r"(?:^|\s)-u\s*\S+:\S|(?:curl|wget|http\w*)\b.{0,2000}\s(?:-u\s*\S|--(?:proxy-)?user|-h\s*['\"]?\s*(?:authorization|cookie|x-))|\s-p\S"
@@ -139,12 +139,15 @@ class _Statement:
             if token.kind == STRING:
                 value = self._value(token).lower()
                 is_plain = self._text(index - 1) == "UNTIL"
-                is_secret = is_after or near == 2 or self.is_all
+                is_continued = index > 0 and found[-1:] == [(self.tokens[index - 1].start, self.tokens[index - 1].end)]
+                is_secret = (
+                    is_after or near == 2 or self.is_all or (is_continued and self.tokens[index - 1].kind == STRING)
+                )
                 if not is_plain and (is_secret or self._is_secret(index, value, is_identified=is_identified)):
                     found.append((token.start, token.end))
                 else:
                     found += self._inside(token, value)
-                if "pass" in value or "secret" in value or "token" in value or "pwd" in value:
+                if any(hint in value for hint in _TEXT_HINTS):
                     is_after = is_after or _PROMPT.search(value) is not None
                 continue
             before = self._text(index - 1)
@@ -153,6 +156,8 @@ class _Statement:
                 found.append((token.start, token.end))  # an error of the typist, a password all the same
             elif token.kind == QUOTED and before in _AFTER:
                 found.append((token.start, token.end))
+            elif self._is_quoted_secret(token, index, is_after=is_after or near == 2, is_identified=is_identified):
+                found.append((token.start, token.end))  # a string to its typist, a name under ANSI_QUOTES
             elif _is_secret_name(token):
                 near = 1
                 is_after = is_after or not self.is_reading
@@ -162,6 +167,19 @@ class _Statement:
                 near = 2
             is_identified = is_identified or token.text == "IDENTIFIED"
         return found
+
+    def _is_quoted_secret(self, token: Token, index: int, *, is_after: bool, is_identified: bool) -> bool:
+        if not self.is_mysql or token.kind != QUOTED or self.text[token.start : token.start + 1] != b'"':
+            return False
+        if self._text(index + 1) == "@" or _is_secret_name(token):
+            return False
+        return (
+            is_after
+            or is_identified
+            or self.is_all
+            or self.is_account
+            or self._is_value_of_secret(index, self._text(index - 1))
+        )
 
     def _text(self, index: int) -> str:
         return self.tokens[index].text if 0 <= index < len(self.tokens) else ""
@@ -212,8 +230,13 @@ class _Statement:
 
     def _is_value_of_secret(self, index: int, before: str) -> bool:
         tokens = self.tokens
+        if index and self.is_mysql and before.startswith("_"):  # an introducer: _utf8mb4'…'
+            index -= 1
+            before = self._text(index - 1)
         if index == 0:
             return False
+        if before in ("=", "(") and self._text(index - 2) in _AFTER:
+            return True
         if before in ("=", "=>", ":=", "TO", "("):
             name = tokens[index - 2] if index > 1 else None
             if name is not None and _is_secret_name(name):
@@ -254,7 +277,11 @@ class _Statement:
 
 
 def _is_secret_name(token: Token) -> bool:
-    return token.kind in (WORD, QUOTED) and bool(token.value) and _SECRET_NAME.search(token.value or "") is not None
+    return (
+        token.kind in (WORD, QUOTED, VARIABLE)
+        and bool(token.value)
+        and _SECRET_NAME.search(token.value or "") is not None
+    )
 
 
 def _writes_credentials(tokens: list[Token]) -> bool:

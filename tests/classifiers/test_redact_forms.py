@@ -99,6 +99,69 @@ SELECT 'md5' AS kind, 'password={in}'
 BEGIN; ALTER USER bob PASSWORD {}; COMMIT
 ALTER USER bob PASSWORD {} no such clause ((
 """.strip().splitlines()
+MYSQL = r"""
+CREATE USER 'bob'@'%' IDENTIFIED BY {}
+CREATE USER bob@localhost IDENTIFIED WITH mysql_native_password BY {}
+CREATE USER bob IDENTIFIED WITH caching_sha2_password AS {}
+CREATE USER bob IDENTIFIED BY PASSWORD {}
+CREATE USER bob IDENTIFIED VIA ed25519 USING PASSWORD({})
+CREATE USER bob IDENTIFIED VIA mysql_native_password USING {} OR unix_socket
+CREATE USER IF NOT EXISTS 'a'@'h' IDENTIFIED BY {}, 'b'@'h' IDENTIFIED BY {}
+CREATE USER bob IDENTIFIED BY {} PASSWORD EXPIRE NEVER ACCOUNT LOCK COMMENT 'x'
+ALTER USER bob IDENTIFIED BY {} REPLACE {}
+ALTER USER USER() IDENTIFIED BY {}
+ALTER USER bob IDENTIFIED BY 'x' RETAIN CURRENT PASSWORD, carl IDENTIFIED BY {}
+SET PASSWORD = {}
+SET PASSWORD = PASSWORD({})
+SET PASSWORD FOR 'bob'@'%' = {}
+SET PASSWORD FOR bob = {} REPLACE {}
+SET PASSWORD TO {}
+GRANT ALL ON *.* TO 'x'@'%' IDENTIFIED BY {}
+GRANT USAGE ON *.* TO x IDENTIFIED BY PASSWORD {} WITH GRANT OPTION
+CHANGE MASTER TO MASTER_HOST='h', MASTER_USER='u', MASTER_PASSWORD={}
+CHANGE MASTER 'c' TO MASTER_PASSWORD = {}
+CHANGE REPLICATION SOURCE TO SOURCE_PASSWORD={}, SOURCE_HOST='h' FOR CHANNEL 'c'
+START REPLICA USER='u' PASSWORD={}
+START SLAVE SQL_THREAD USER = 'u' PASSWORD = {}
+START GROUP_REPLICATION USER='u', PASSWORD={}
+CREATE SERVER s FOREIGN DATA WRAPPER mysql OPTIONS (USER 'u', PASSWORD {}, HOST 'h')
+ALTER SERVER s OPTIONS (PASSWORD {})
+CLONE INSTANCE FROM 'u'@'h':3306 IDENTIFIED BY {}
+CREATE TABLE f (a int) ENGINE=FEDERATED CONNECTION={}
+CREATE TABLE f (a int) ENGINE=FEDERATED CONNECTION='mysql://u:{in}@h/d/t'
+CREATE TABLE f (a int) ENGINE=CONNECT TABLE_TYPE=MYSQL OPTION_LIST='user=u,password={in}'
+INSERT INTO mysql.user (user, authentication_string) VALUES ('x', {})
+INSERT INTO mysql.user VALUES ('%', 'x', {})
+INSERT INTO mysql.global_priv VALUES ('%', 'x', {})
+UPDATE mysql.user SET authentication_string={} WHERE user='x'
+UPDATE mysql.user SET Password=PASSWORD({})
+REPLACE INTO mysql.user VALUES ('%', {})
+SELECT PASSWORD({})
+SELECT OLD_PASSWORD({})
+SELECT AES_ENCRYPT('x', {})
+SELECT AES_DECRYPT(c, {}) FROM t
+SELECT {} AS password
+SELECT * FROM users WHERE password = {}
+SELECT * FROM users WHERE `password` IN ('x', {})
+INSERT INTO users VALUES (1, 'bob', {})
+INSERT INTO users SET name='bob', password={}
+INSERT INTO t (a, passwd) VALUES (1, {}) ON DUPLICATE KEY UPDATE passwd={}
+UPDATE users SET pwd = {} WHERE id = 1
+REPLACE INTO t SET api_key = {}
+SET @password = {}
+SET GLOBAL validate_password = {}
+PREPARE s FROM 'ALTER USER bob IDENTIFIED BY ''{in}'''
+EXECUTE IMMEDIATE 'SET PASSWORD = ''{in}'''
+EXECUTE IMMEDIATE CONCAT('ALTER USER bob IDENTIFIED BY ', QUOTE({}))
+CREATE EVENT e ON SCHEDULE EVERY 1 DAY DO ALTER USER bob IDENTIFIED BY {}
+CREATE PROCEDURE p() BEGIN SET PASSWORD FOR bob = {}; END
+/*!50000 CREATE USER bob IDENTIFIED BY {} */
+CREATE USER bob /*!50000 IDENTIFIED BY {} */
+/* password={in} */ SELECT 1
+SELECT 1 # password={in}
+CREATE USER bob IDENTIFIED BY {} ((
+INSTALL PLUGIN x SONAME 'x.so'; SET PASSWORD = {}
+""".strip().splitlines()
 QUOTES = {
     "plain": "'{}'", "dollar": "$${}$$", "tagged": "$q${}$q$", "escape": "E'{}'", "unicode": "U&'{}'", "continued": "'x'\n'{}'",
 }  # fmt: skip
@@ -139,6 +202,46 @@ def test_no_canary_is_left_in_any_form():
                 left.append((form, quotes, style))
     assert tried > 1000
     assert left == []
+
+
+MYSQL_QUOTES = ("'{}'", '"{}"', "N'{}'", "_utf8mb4'{}'", "'x' '{}'", "'\\'{}'")
+MYSQL_STATES = (
+    LexingState(),
+    LexingState(None, "UTF8MB4", None, None),
+    LexingState(ansi_quotes=True),
+    LexingState(no_backslash_escapes=True),
+)
+
+
+def test_no_canary_is_left_in_any_form_of_mysql():
+    tried, left = 0, []
+    for form in MYSQL:
+        for quotes in MYSQL_QUOTES if "{}" in form else ("",):
+            for style in ("as is", "upper", "comments", "lines"):
+                shape = rewritten(form.replace("{}", "\0").replace("{in}", "\1"), style if "'" in form else "as is")
+                text = shape.replace("\0", quotes.format(CANARY)).replace("\1", CANARY)
+                for state in MYSQL_STATES:
+                    if state.ansi_quotes and quotes.startswith('"') and "AS password" in form:
+                        continue  # the name of a column
+                    tried += 1
+                    if CANARY.encode() in redact(text.encode(), find_secret_spans("mysql", text.encode(), state)):
+                        left.append((form, quotes, style, state))
+    assert tried > 5000
+    assert left == []
+
+
+def test_the_accounts_of_mysql_stay():
+    for text, kept in [
+        ("CREATE USER 'bob'@'%' IDENTIFIED BY 'x'", "CREATE USER 'bob'@'%' IDENTIFIED BY '***'"),
+        (
+            "GRANT SELECT ON a.* TO 'bob'@'10.%' IDENTIFIED BY 'x'",
+            "GRANT SELECT ON a.* TO 'bob'@'10.%' IDENTIFIED BY '***'",
+        ),
+        ("SELECT * FROM users WHERE name = 'bob'", "SELECT * FROM users WHERE name = 'bob'"),
+        ("LOAD DATA INFILE '/etc/passwd' INTO TABLE t", "LOAD DATA INFILE '/etc/passwd' INTO TABLE t"),
+        ("SELECT LOAD_FILE('/etc/passwd')", "SELECT LOAD_FILE('/etc/passwd')"),
+    ]:
+        assert redact(text.encode(), find_secret_spans("mysql", text.encode(), LexingState())).decode() == kept
 
 
 def test_the_shape_of_the_statement_stays():
