@@ -208,13 +208,21 @@ def test_secrets_are_found_in_what_cannot_be_read_or_all_of_it_is_one(
     run(HASTY, scenario)
 
 
-def test_a_text_above_the_limit_is_refused_unread(run: Callable[[PoolSettings, Scenario], None]) -> None:
+def test_of_a_text_above_the_limit_only_the_secrets_are_looked_for(
+    run: Callable[[PoolSettings, Scenario], None],
+) -> None:
     async def scenario(pool: ClassifierPool) -> None:
         report = await _ask(pool, b"x" * 101)
         _assert_unparsable(report, TOO_LONG)
-        assert report.secret_spans == ((0, 101),)
+        assert report.secret_spans == ()
         assert (await _ask(pool, b"x" * 100)).reads == ("x" * 100,)
-        assert pool.stats.too_long == 1
+        report = await _ask(pool, b"x" * 101 + b"hunter2")
+        _assert_unparsable(report, TOO_LONG)
+        assert report.secret_spans == ((101, 108),)
+        report = await _ask(pool, b"x" * 101 + b"scrub-spin")
+        _assert_unparsable(report, TOO_LONG)
+        assert report.secret_spans == ((0, 111),)
+        assert pool.stats.too_long == 3
 
     run(replace(TOY, max_text_bytes=100), scenario)
 
