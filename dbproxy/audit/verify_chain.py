@@ -36,6 +36,8 @@ MAX_SEGMENT_BYTES = 32 << 30
 """A compressed segment that claims to be larger was not made by the writer: segments end at 16 GiB and one flush."""
 MAX_STRUCTURE_BYTES = 8 << 20
 """A record without its strings is never longer; this bounds what reading its JSON costs."""
+MAX_STRINGS = 1_000_000
+"""Nor has it more strings than this; the header that lists every open intent has half as many."""
 MAX_SESSION_LENGTH = 64
 MAX_SIDE_FILES = 10_000
 KEPT_HASHES = 65_536
@@ -313,7 +315,7 @@ class ChainCheck:
         if isinstance(checked, str):
             raise self.bad(checked)
         seq, prev, at, type_, digest = checked
-        if len(line) > _LARGE_LINE_BYTES and len(_STRING.sub(b'""', line)) > MAX_STRUCTURE_BYTES:
+        if len(line) > _LARGE_LINE_BYTES and _has_too_many_members(line):
             raise self.bad("it has more members than any record")
         try:
             record = orjson.loads(line)
@@ -489,6 +491,16 @@ def find_extra_files(directory: Path) -> list[str]:
     return [name for name in names if parse_segment_name(name) is None and not is_own_file(name)]
 
 
+def _has_too_many_members(line: bytes) -> bool:
+    """Whether a line has more than a record ever has beside long strings. Decides without building anything."""
+    size = 0
+    for strings, match in enumerate(_STRING.finditer(line), 1):
+        size += match.end() - match.start()
+        if strings > MAX_STRINGS or match.end() - size > MAX_STRUCTURE_BYTES:
+            return True
+    return len(line) - size > MAX_STRUCTURE_BYTES
+
+
 def _key(session: object, statement: object) -> Key:
     if not isinstance(session, str) or not isinstance(statement, int) or len(session) > MAX_SESSION_LENGTH:
         raise TypeError
@@ -502,7 +514,7 @@ def _find_given_up_size(following: Path, name: str) -> int | None:
             line = file.readline(MAX_LINE_BYTES + 1)
     except SegmentDamaged:
         return None
-    if isinstance(check_line(line), str) or len(_STRING.sub(b'""', line)) > MAX_STRUCTURE_BYTES:
+    if isinstance(check_line(line), str) or _has_too_many_members(line):
         return None
     try:
         predecessor = orjson.loads(line)["predecessor"]
