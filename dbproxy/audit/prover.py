@@ -127,13 +127,13 @@ def _continuing_key(path: Path, last: Seal | None) -> SigningKey:
                 return following
         raise StartError(
             f"signing key {path} is {key.id}, and the ledger goes on with {wanted}: put that key back. If it is lost, "
-            "move the ledger's directory to a safe place and begin a new one."
+            "move the ledger's directory to a safe place and begin a new one, with audit.signing.unsafe_accept_rollback: true for one start."
         )
     except FileNotFoundError:
         if wanted is not None:
             raise StartError(
                 f"signing key {path} is missing, and the ledger was signed with {wanted}: put it back. If it is lost, "
-                "move the ledger's directory to a safe place and begin a new one."
+                "move the ledger's directory to a safe place and begin a new one, with audit.signing.unsafe_accept_rollback: true for one start."
             ) from None
     except (KeyUnusable, OSError) as error:
         raise StartError(str(error)) from error
