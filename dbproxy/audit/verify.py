@@ -24,9 +24,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dbproxy.audit.checkpoint import INTERVAL_S, LATE_S
-from dbproxy.audit.segment import find_segments, parse_segment_name, segment_name, segment_size
+from dbproxy.audit.segment import find_segments, parse_segment_name, segment_name
 from dbproxy.audit.signing import PublicKey
-from dbproxy.audit.verify_chain import ChainCheck, Meter, Progress, find_extra_files
+from dbproxy.audit.verify_chain import ChainCheck, Meter, Progress, find_extra_files, measure_segment
 from dbproxy.audit.verify_report import (
     CHAINED_ONLY,
     SEVERITY,
@@ -104,7 +104,7 @@ def _verify(
     if len(paths) > MAX_SLOTS:
         return _unreadable(str(directory), f"it has files of {len(paths)} slots; no proxy has more than {MAX_SLOTS}")
     try:
-        total = sum(segment_size(path) for segments in paths.values() for path in segments)
+        total = sum(measure_segment(path) for segments in paths.values() for path in segments)
     except OSError as error:
         return _unreadable(str(error.filename), error.strerror or str(error))
     meter = Meter(progress, total)

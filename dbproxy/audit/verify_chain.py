@@ -19,6 +19,7 @@ import orjson
 
 from dbproxy.audit.chain import MAX_LINE_BYTES, NO_HASH, SCHEMA, Key, check_line
 from dbproxy.audit.segment import (
+    COMPRESSED,
     SegmentDamaged,
     find_segments,
     is_own_file,
@@ -262,7 +263,7 @@ class ChainCheck:
         self._ended = ""
         if not path.is_file() and path.exists():
             raise self.bad("not a regular file", status=Status.UNREADABLE)
-        if segment_size(path) > MAX_SEGMENT_BYTES:
+        if measure_segment(path) > MAX_SEGMENT_BYTES:
             raise self.bad(f"it claims to hold more than {MAX_SEGMENT_BYTES} bytes")
         given_up_at = _find_given_up_size(following, self._file) if following else None
         record, add = self._record, self._meter.add
@@ -483,6 +484,14 @@ class ChainCheck:
                 "the segment says that another follows, and there is none",
                 status=Status.TRUNCATED,
             )
+
+
+def measure_segment(path: Path) -> int:
+    """As segment_size, also for one that has been compressed since it was listed. Raises OSError."""
+    try:
+        return segment_size(path)
+    except FileNotFoundError:
+        return segment_size(path.with_name(raw_name(path.name) + COMPRESSED))
 
 
 def find_extra_files(directory: Path) -> list[str]:

@@ -15,6 +15,7 @@ from support.ledger_mutations import dumps
 from support.ledgers import SmallProxy, write_ledger
 
 from dbproxy.audit.anchor_lines import short_line
+from dbproxy.audit.compress import compress_closed
 from dbproxy.audit.segment import GZIP_HEADER
 from dbproxy.audit.signing import SigningKey
 from dbproxy.audit.verify import verify_directory, verify_files
@@ -170,6 +171,26 @@ def test_a_slot_that_comes_into_use_while_verifying_is_no_alarm(
     result = verify_directory(proxy.directory, keys=proxy.keys[:1])
     assert result.status is Status.OK, result.problem
     assert [chain.slot for chain in result.chains] == [0, 1, 2, 3]
+
+
+def test_a_segment_that_is_compressed_while_verifying_is_no_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dbproxy.audit import verify as module
+
+    proxy = write_ledger(tmp_path, 13, runs=2)
+    find = module.find_segments
+
+    def list_and_compress(directory: Path) -> dict[int, list[tuple[int, Path]]]:
+        found = find(directory)
+        for slot in found:
+            compress_closed(directory, slot, limit=100)
+        return found
+
+    monkeypatch.setattr(module, "find_segments", list_and_compress)
+    result = verify_directory(proxy.directory, keys=proxy.keys[:1])
+    assert result.status is Status.OK, result.problem
+    assert list(proxy.directory.glob("*.gz"))
 
 
 # --- hostile input -------------------------------------------------------------------------------------------------------------
