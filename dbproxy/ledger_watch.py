@@ -20,7 +20,7 @@ from dbproxy.turn import Turn
 
 _log = logging.getLogger("dbproxy")
 _STEP_S = 0.25
-_COMPRESS_S = 10.0
+_COMPRESS_S = 2.0
 _REFUSED_ACTIONS = frozenset({"block", "terminate"})
 
 

@@ -36,6 +36,11 @@ from dbproxy.metrics import Counters
 _log = logging.getLogger("dbproxy")
 _LAZY_SYNC_S = 0.5
 """When what nobody waits for is synced; a sync may take as long again before a second has passed."""
+_GATHER_SHARE = 0.125
+_GATHER_FROM_S = 0.005
+_GATHER_MAX_S = 0.025
+"""After a sync that took longer than _GATHER_FROM_S the next one waits for this share of that time, so that those whose statements have just
+been let go can join it with their next ones: else two halves of the sessions would take turns and each wait for both."""
 SYNC_TIMEOUT_S = 30.0
 """A disk that has not answered by then counts as failed: whoever waits is refused."""
 
@@ -84,6 +89,7 @@ class Turn:
         "_counters",
         "_held",
         "_held_count",
+        "_is_gathering",
         "_is_lazy_sync_due",
         "_loop",
         "_monotonic_ns",
@@ -125,6 +131,7 @@ class Turn:
         self._thread: SyncThread | None = None
         self._sync: Sync | None = None
         self._sync_began_ns = 0
+        self._is_gathering = False
         self._is_lazy_sync_due = False
 
     def schedule(self) -> None:
@@ -225,6 +232,8 @@ class Turn:
 
     def _begin_sync(self) -> None:
         """Start a sync unless one is under way. If there can be none, whoever is not covered is refused."""
+        if self._is_gathering:
+            return
         sync = self._sync
         if sync is None:
             sync = self.ledger.begin_sync()
@@ -250,13 +259,22 @@ class Turn:
             return  # it was given up long ago
         self._sync = None
         self._counters.audit_syncs += 1
-        self._counters.audit_sync_ns += self._monotonic_ns() - self._sync_began_ns
+        took_ns = self._monotonic_ns() - self._sync_began_ns
+        self._counters.audit_sync_ns += took_ns
         if error is None:
             self._deliver(sync.seq)
         else:
             self._counters.audit_failures += 1
             _log.error("the audit ledger could not be brought to the disk: %s", self.ledger.down_reason)
             self._revoke_beyond(self.ledger.synced.seq)
+        if took_ns > _GATHER_FROM_S * 1e9 and not self.ledger.is_down:
+            self._is_gathering = True
+            self._loop.call_later(min(took_ns / 1e9 * _GATHER_SHARE, _GATHER_MAX_S), self._gathered)
+        elif self._held:
+            self._begin_sync()
+
+    def _gathered(self) -> None:
+        self._is_gathering = False
         if self._held:
             self._begin_sync()
 
@@ -307,7 +325,7 @@ class Turn:
             self._begin_sync()
         elif self._monotonic_ns() - self._sync_began_ns > SYNC_TIMEOUT_S * 1e9:
             self._give_up_sync()
-        if self._sync is not None:
+        if self._sync is not None or self._is_gathering:
             self._is_lazy_sync_due = True
             self._loop.call_later(_LAZY_SYNC_S, self._sync_lazily)
 
@@ -338,6 +356,8 @@ class Turn:
         """Write and sync what is left, let the bytes go that wait for it, and end the thread. Sessions must have ended."""
         self.flush()
         while self._thread is not None:
+            if self._is_gathering:
+                await asyncio.sleep(_GATHER_MAX_S * 2)
             thread, self._thread = self._thread, None
             await asyncio.to_thread(thread.close, SYNC_TIMEOUT_S)
             await asyncio.sleep(0)  # what it found, which may begin another sync

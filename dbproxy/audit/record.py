@@ -14,6 +14,7 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b, sha256
+from json.encoder import encode_basestring_ascii
 
 import orjson
 
@@ -24,6 +25,8 @@ UNSAFE_CHARACTERS = (
 
 C0 controls, quote and backslash are escaped by orjson.
 """
+_LARGE_BYTES = 1 << 16
+"""In longer text everything beyond ASCII is escaped: looking for what must be takes a second for 16 MiB, while everybody else waits."""
 _UNSAFE = re.compile(f"[{UNSAFE_CHARACTERS}]")
 
 
@@ -33,6 +36,8 @@ def encode_text(data: bytes) -> bytes | None:
         text = data.decode()
     except UnicodeDecodeError:
         return None
+    if len(data) > _LARGE_BYTES and not data.isascii():
+        return encode_basestring_ascii(text).encode()
     return _escape(orjson.dumps(text))
 
 
