@@ -21,6 +21,9 @@ FIRST_MARIADB = 100_000
 _ANY_SERVER = (80_000, 98_999, 101_100, 129_999)
 """The oldest and newest of both families: what they read alike needs no known version."""
 
+MAX_UNSURE_BYTES = 64 << 10
+"""Longer texts are not read in several ways."""
+
 _NAME = r"[0-9A-Za-z$_\x80-\xff]"
 _MASTER = re.compile(
     rf"""
@@ -90,6 +93,8 @@ def lex(text: bytes, state: LexingState, server_version: int = 0) -> Lexed:
         (True, False) if state.no_backslash_escapes is None and "\\" in chars else (not state.no_backslash_escapes,)
     )
     servers = (server_version,) if server_version or ("/*!" not in chars and "/*M!" not in chars) else _ANY_SERVER
+    if len(quotes) * len(escapes) * len(servers) > 1 and len(text) > MAX_UNSURE_BYTES:
+        raise Unreadable("a long text that may mean different things")
     first: Lexed | None = None
     for ansi_quotes, has_escapes, server in itertools.product(quotes, escapes, servers):
         lexed = _Scan(text, chars, codec, server, ansi_quotes=ansi_quotes, has_escapes=has_escapes).run()
