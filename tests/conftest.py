@@ -1,6 +1,6 @@
 """Fixtures for every test: real servers, started when first asked for and once per run.
 
-ENGINES names the database engines that a run must have (comma-separated, default `postgres`): an engine that is
+ENGINES names the database engines that a run must have (comma-separated, default all): an engine that is
 named and missing fails the run, one that is not named is left out and the summary says so.
 """
 
@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 from support import canaries
 from support.figures import report
+from support.my_servers import MySQLServer, running_mariadb, running_mysql
 from support.own_roles import proxy_with_own_roles
 from support.proxy import Proxy, running_proxy
 from support.requirements import is_missing_allowed
@@ -25,7 +26,7 @@ from support.two_ways import TwoWays
 
 from dbproxy.embedded.errors import EmbeddedServerError
 
-KNOWN_ENGINES = ("postgres",)
+KNOWN_ENGINES = ("postgres", "mariadb")
 # Thousands of cases, or processes and sockets of their own: part of `make test`, not of `make unit`, which stays under 10 s.
 SLOW = {
     "classifiers/test_denial_of_service.py",
@@ -40,6 +41,7 @@ SLOW = {
     "dbproxy/test_control.py",
     "dbproxy/test_siblings.py",
     "dbproxy/test_wheel.py",
+    "protocol/mysql/test_fuzz.py",
     "protocol/postgres/test_fuzz.py",
     "protocol/postgres/test_fuzz_counts.py",
     "protocol/postgres/test_relay_model.py",
@@ -135,6 +137,29 @@ def postgres_tls(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
             yield server
     except EmbeddedServerError as error:
         _missing(error)
+
+
+@pytest.fixture(scope="session")
+def mariadb(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MySQLServer]:
+    """The system's MariaDB with TLS and the general log on."""
+    _require("mariadb")
+    try:
+        with running_mariadb(tmp_path_factory.mktemp("mariadb")) as server:
+            request.config.stash[_USED].append(f"MariaDB {server.version}: {server.source}")
+            yield server
+    except EmbeddedServerError as error:
+        _missing(error)
+
+
+@pytest.fixture(scope="session", params=["mariadb", *(["mysql"] if os.environ.get("MYSQLD") else [])])
+def mysql_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MySQLServer]:
+    """MariaDB, and MySQL where $MYSQLD names its server program."""
+    if request.param == "mariadb":
+        yield request.getfixturevalue("mariadb")
+        return
+    with running_mysql(tmp_path_factory.mktemp("mysql")) as server:
+        request.config.stash[_USED].append(f"MySQL {server.version}: {server.source}")
+        yield server
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ _IN_TRANS = int(ServerStatus.IN_TRANS)
 _MORE_RESULTS = int(ServerStatus.MORE_RESULTS)
 _CURSOR_EXISTS = int(ServerStatus.CURSOR_EXISTS)
 _LAST_ROW_SENT = int(ServerStatus.LAST_ROW_SENT)
+_STATES = (due.RESULTS, due.PLAIN, due.ROWS, due.FIELDS, due.END)
+"""Answers whose last packet, if it is no error, says how the transaction stands."""
 _MAX_TAG_BYTES = 200
 _MAX_COLUMNS = 65_535
 
@@ -238,7 +240,9 @@ class Replies:
         if head.statement_id:
             tags = self._tags
             tag = b"; ".join(tags) if len(tags) > 1 else tags[0] if tags else b""
-            outcome = Outcome(status, rows or self._affected, line.received, line.sent, tag, code)
+            says_state = status is not Status.ERROR and head.kind in _STATES
+            transaction = line.transaction if says_state else None
+            outcome = Outcome(status, rows or self._affected, line.received, line.sent, tag, code, transaction)
             self._host.finished(head.statement_id, outcome)
         line.rows = line.received = line.sent = 0
         self._affected = 0

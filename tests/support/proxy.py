@@ -35,6 +35,12 @@ START_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 30
 PEOPLE_PASSWORDS = {"alice": "alice-pw", "bob": "bob-pw", "carol": "carol-pw"}
 PEOPLE_GROUPS = {"alice": ["dba"], "bob": ["dba", "dba-leads"], "carol": []}
+# caching_sha2_password verifiers of the same passwords, made once with `dbproxy user add`.
+SHA2_VERIFIERS = {
+    "alice": "$A$005$fM47zC.jOT1mDbXdaLX6fPNUtVbTZwmybq4H49SNQCoaQa0CAZZg9X4f/4Zr2I8",
+    "bob": "$A$005$/qrMwG4OXNaKlHVLBbJYq03zt7UbctadqV87C04KaSo0A6vKM.LGzKHNk0SI.z7",
+    "carol": "$A$005$AaN5AbMSSNbA8/9lUllG5mmio.4q6E.9CvRjz9i..6HY8tgBeUW3MOTzpgRSK7A",
+}
 # What a target must be willing to do for each account of support.servers.
 ACCOUNT_AUTH = {"md5_user": ["md5"], "clear_user": ["password"], "trust_user": ["trust"], "cert_user": ["cert"]}
 _ROOT = Path(os.environ.get("DBPROXY_TREE") or Path(__file__).resolve().parents[2])
@@ -347,6 +353,7 @@ def _users(accounts: Sequence[str]) -> dict[str, Any]:
             "name": name,
             "groups": PEOPLE_GROUPS[name],
             "verifier": scram_verifier(password),
+            "sha2_verifier": SHA2_VERIFIERS[name],
             "accounts": {"shop": list(accounts)},
             "default_account": accounts[0],
         }

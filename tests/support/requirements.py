@@ -45,6 +45,12 @@ def find_jdbc_jar() -> Path | None:
     return next((path for path in ([Path(named)] if named else JDBC_JARS) if path.exists()), None)
 
 
+def find_mariadb(name: str) -> Path | None:
+    """A program of MariaDB, in the PATH or where Debian puts servers."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    return Path(found) if found else None
+
+
 TEST_REQUIREMENTS = (
     Requirement(
         "PostgreSQL server with TLS", "TLS to the server, every login method", ("postgresql",), has_server_with_tls
@@ -63,6 +69,12 @@ TEST_REQUIREMENTS = (
     ),
     Requirement(
         "pgjdbc", "pgjdbc through the proxy", ("libpostgresql-jdbc-java",), lambda: find_jdbc_jar() is not None
+    ),
+    Requirement(
+        "MariaDB server and clients",
+        "MySQL's protocol on a real server",
+        ("mariadb-server-core", "mariadb-client"),
+        lambda: find_mariadb("mariadbd") is not None and find_mariadb("mariadb-dump") is not None,
     ),
 )
 BENCH_REQUIREMENTS = (
