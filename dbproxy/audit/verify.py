@@ -140,6 +140,10 @@ def _verify(
     finally:
         results = [chain.end() for chain in chains.values()]
     results += list(seals.missing.values())
+    if directory is not None and level is not Level.CHAINED and CONTROL_SLOT not in chains:
+        what = "the chain of slot 0, the control process's, is missing, and with it all checkpoints"
+        missing = Problem(Status.TAMPERED, segment_name(CONTROL_SLOT, 1), 0, 1, what)
+        results.append(ChainResult(CONTROL_SLOT, problem=missing))
     results.sort(key=lambda result: result.slot)
     problems = [result.problem for result in results if result.problem is not None]
     if directory is not None and level is not Level.CHAINED and not problems:
@@ -153,9 +157,6 @@ def _verify(
 
 def _find_unproven_end(chains: dict[int, ChainCheck], seals: SealCheck, level: Level, now_ns: int) -> Problem | None:
     """Why keys or anchors do not reach to the end of the ledger, if they do not."""
-    if CONTROL_SLOT not in chains:
-        what = "the chain of slot 0, the control process's, is missing, and with it all checkpoints"
-        return Problem(Status.TAMPERED, segment_name(CONTROL_SLOT, 1), 0, 1, what)
     found = seals.result
     word = level.value
     number, at = found.last_signed, found.last_signed_at

@@ -188,8 +188,10 @@ class SealCheck:
     def finish(self) -> None:
         """After all chains have been walked: what the anchors have more, and what was pruned. Raises OSError."""
         control = self._chains.get(CONTROL_SLOT)
-        if control is not None and control.result.problem is None and self._is_whole:
-            self._find_missing_end(control)
+        if control is not None and self._is_whole:
+            found = control.result.problem
+            if found is None or found.status is Status.TRUNCATED:
+                self._find_missing_end(control)
         for stream in self._anchors:
             if self._last is None:
                 stream.count_rest()
@@ -290,10 +292,12 @@ class SealCheck:
             raise Bad(problem)
         if chain.seq < head.seq:
             if self._is_whole:
-                last = f"the chain has {chain.seq} records, and there were {head.seq}: {told}"
-                if chain.result.problem is not None and chain.result.problem.status is Status.TRUNCATED:
-                    last = f"{chain.result.problem.what}; {last}"
-                chain.fail(chain.problem_missing(head.seq, last))
+                what = f"the chain has {chain.seq} records, and there were {head.seq}: {told}"
+                torn = chain.result.problem
+                if torn is not None:
+                    chain.fail(chain.problem_missing(head.seq, f"{torn.what}; {what}"))
+                else:  # cut off cleanly, or made anew without some
+                    chain.fail(chain.problem_since_confirmed(head.seq, what))
         elif chain.result.problem is None:
             what = f"records up to {head.seq} are not those that were signed: {told}"
             chain.fail(chain.problem_since_confirmed(head.seq, what))
