@@ -13,8 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from classifiers.composition import compose, remember
-from classifiers.effects import LexingState, Report
+from classifiers.composition import compose
 from dbproxy.audit.ledger import AuditDown
 from dbproxy.audit.record import array_member, encode_text, members, parameter_digest, parameter_value, text_member
 from dbproxy.audit.types import EventType
@@ -22,7 +21,9 @@ from dbproxy.classifier.queue import Request
 from dbproxy.dialect import Dialect
 from dbproxy.judge import Entry, Judge, Ruling, make_entry, unknown_report
 from dbproxy.metrics import Counters
+from dbproxy.names import Names
 from dbproxy.policy.model import Action, Context
+from dbproxy.session_state import SessionState
 from dbproxy.transport import Link, Pause
 from dbproxy.turn import Turn
 from protocol.contract import FORWARD, Act, Outcome, Refusal, Relay, Side, Statement, Status, Transaction, Verdict, Why
@@ -39,16 +40,10 @@ _HINTS = {
     "defaults.on_unparsable": "dbproxy cannot vouch for its reading of this text. Check the spelling; if the database does accept it, "
     "give your security team the request id."
 }
-_NAMES_MAX = 10_000
-_NAME_BYTES = 63
-"""The server compares no more of a name."""
 _BULK_BYTES = 65536
 """A chunk above this does not wait for the end of the turn: libuv reads a full socket 32 times in one, which would pile up 8 MB a session."""
 _SHARE_BYTES = 16384
 """A client's bytes in one turn: they may be 550 statements of 30 bytes, which take 15 ms, and others wait meanwhile."""
-_UNKNOWN_ENCODING = "UNKNOWN"
-_ANY_ROLE = "$user"
-"""Left in a search path as it is, and then any schema may be meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +66,6 @@ class Session:
     """
 
     __slots__ = (
-        "_announced",
         "_client",
         "_context",
         "_counters",
@@ -80,27 +74,20 @@ class Session:
         "_ended",
         "_identity",
         "_is_asking",
-        "_is_hard_unsettled",
-        "_is_unsettled",
         "_judge",
         "_ledger",
-        "_lexing",
-        "_lexing_changed",
         "_members",
         "_monotonic_ns",
         "_name_members",
         "_names",
         "_on_end",
         "_outgoing",
-        "_parameters",
         "_pending",
         "_ready",
-        "_role",
-        "_role_in_force",
-        "_role_moved",
         "_running",
         "_server",
         "_server_user",
+        "_state",
         "_statements",
         "_total_received",
         "_total_refused",
@@ -110,7 +97,6 @@ class Session:
         "_transaction",
         "_turn",
         "_type_names",
-        "_version",
         "_write_buffer_bytes",
         "_write_client",
         "_write_server",
@@ -144,21 +130,12 @@ class Session:
         self._on_end = on_end
         self._identity = dict(start.identity)
         self._members = members(self._identity)
-        self._parameters = dict(start.parameters)
-        self._version = dialect.server_version(self._parameters)
-        self._lexing = dialect.lexing_state(self._parameters)
-        self._lexing_changed = False
-        self._role = start.server_user  # what "$user" stands for; itself once the role may be another one
         self._server_user = start.server_user
-        self._role_moved = False  # something that may change the role was forwarded, ever
-        self._role_in_force: str | None = start.server_user  # None: not known
-        path = dialect.search_path(self._parameters, self._role)
-        self._context = replace(start.context, search_path=path)
-        self._is_unsettled = path is None  # something may have changed what unqualified names or literals mean
-        self._is_hard_unsettled = False
+        self._state = SessionState(dialect, dict(start.parameters), start.server_user)
+        self._context = replace(start.context, search_path=self._state.search_path)
         self._is_asking = False
         self._transaction = Transaction.IDLE
-        self._names: dict[str, Report] = {}
+        self._names = Names()
         # By act and text: the ruling in the present context, the beginning of its intent record, whether the disk must have that first.
         self._ready: tuple[dict[bytes, tuple[Ruling, bytes, bool]], ...] = tuple({} for _ in Act)
         # Forwarded statements: their entry, and when on the monotonic clock.
@@ -166,7 +143,6 @@ class Session:
         self._name_members: dict[bytes, bytes] = {}
         self._type_names: dict[int, bytes] = {}
         self._statements = counters.statements
-        self._announced: dict[int, str | None] = {}  # statements sent with Parse; the name they will have
         self._pending: tuple[Statement, int, Request] | None = None
         self._outgoing: list[bytes] = []
         self._write_client: Callable[[bytes], object] = _write_nowhere
@@ -205,7 +181,7 @@ class Session:
             self._write_client = client.transport.write
             self._write_server = server.transport.write
         server.attach(relay.from_server, lambda: relay.closed(Side.SERVER), self._server_pressure)
-        self._settle_path()  # before the client's first bytes, which may be here already: they are judged with what is learnt
+        self._settle()  # before the client's first bytes, which may be here already: they are judged with what is learnt
         client.attach(
             relay.from_client, lambda: relay.closed(Side.CLIENT), self._client_pressure, share_bytes=_SHARE_BYTES
         )
@@ -305,13 +281,13 @@ class Session:
         text = statement.text
         if text is None:
             return self._decide(statement, self._unknown_entry(statement), 0)
-        if not self._is_unsettled:
+        if not self._state.is_unsettled:
             ready = self._ready[statement.act].get(text)
             if ready is not None:
                 self._judge.hits += 1
                 return self._forward_ready(statement, ready)
-        state = self._state_for(statement)
-        entry = self._judge.cache_for(self._dialect.name, state, self._version).get(text)
+        state = self._state.lexing_for(statement.act)
+        entry = self._judge.cache_for(self._dialect.name, state, self._state.version).get(text)
         if entry is not None:
             self._judge.hits += 1
             return self._decide(statement, entry, 0)
@@ -320,7 +296,7 @@ class Session:
             self._dialect.name,
             text,
             state,
-            self._version,
+            self._state.version,
             self._context.person,  # all sessions of a person share one turn in the queue
             lambda found: self._classified(statement, found),
         )
@@ -335,21 +311,10 @@ class Session:
         held_ns = self._monotonic_ns() - pending[1]
         self.relay.resolve(statement.id, self._decide(statement, entry, held_ns))
 
-    def _state_for(self, statement: Statement) -> LexingState:
-        """The lexing state in which this text is, or was, read by the server; in doubt one in which all readings must agree."""
-        if statement.act in (Act.EXECUTE, Act.RESUME):
-            # Its Parse may have been read in another state than now.
-            return LexingState(None, _UNKNOWN_ENCODING, None, None) if self._lexing_changed else self._lexing
-        if not self._is_unsettled:
-            return self._lexing
-        return LexingState(None, _UNKNOWN_ENCODING if self._is_hard_unsettled else self._lexing.encoding, None, None)
-
     def _unknown_entry(self, statement: Statement) -> Entry:
         if statement.act is Act.CALL:
             return make_entry(None, self._dialect.call_report(statement.name))
-        space = "cursor:" if statement.act is Act.RESUME else "prepared:"
-        name = statement.name.decode("utf-8", "surrogateescape")
-        known = self._names.get(space + name)
+        known = self._names.find("cursor" if statement.act is Act.RESUME else "prepared", statement.name)
         if known is not None:
             return make_entry(None, known)
         return make_entry(None, unknown_report("EXECUTE", "unknown_prepared", "the text behind this name is not known"))
@@ -366,15 +331,15 @@ class Session:
     def _decide_now(self, statement: Statement, entry: Entry, held_ns: int) -> Verdict:
         report = entry.report
         if not entry.is_self_contained:
-            entry = make_entry(statement.text, compose(report, self._names))
-        elif statement.act is Act.EXECUTE and statement.name and self._names:
+            entry = make_entry(statement.text, compose(report, self._names.known))
+        elif statement.act is Act.EXECUTE and statement.name and self._names.known:
             # PREPARE in SQL and Parse share one name space, and only the server knows which came last.
-            other = self._names.get("prepared:" + statement.name.decode("utf-8", "surrogateescape"))
+            other = self._names.find("prepared", statement.name)
             if other is not None:
                 both = replace(report, effects=report.effects + other.effects)
                 entry = make_entry(statement.text, both)
         context = self._context
-        if self._is_unsettled and context.search_path is not None:
+        if self._state.is_unsettled and context.search_path is not None:
             context = replace(context, search_path=None)
         ruling = self._judge.rule(entry, context)
         start = b'%b,"act":"%b",%b' % (self._members, _ACT[statement.act], ruling.members)
@@ -384,11 +349,11 @@ class Session:
         if (
             text is not None
             and entry is not None
-            and not self._is_unsettled
+            and not self._state.is_unsettled
             and entry.is_self_contained
             and entry.is_neutral
             and statement.act in (Act.QUERY, Act.EXECUTE)
-            and not (statement.act is Act.EXECUTE and (self._names or self._lexing_changed))
+            and not (statement.act is Act.EXECUTE and (self._names.known or self._state.lexing_changed))
             and len(text) <= _READY_TEXT_BYTES
         ):
             ready = self._ready[statement.act]
@@ -413,8 +378,8 @@ class Session:
             self._turn.schedule()
         if ready[2]:
             self._turn.must_sync(self.session_id, statement.id)
-        if statement.portal and self._names:
-            self._forget_cursor(statement.portal)
+        if statement.portal and self._names.known:
+            self._names.bound(statement.portal)
         ruling = ready[0]
         now = self.last_active_ns = self._monotonic_ns()
         self._running[statement.id] = (ruling.entry, now)
@@ -450,7 +415,7 @@ class Session:
             body += b',"held_ms":%.3f' % (held_ns / 1e6)
         try:
             if statement.act is Act.PREPARE:
-                self._announced[statement.id] = self._forget_prepared(statement.name)
+                self._names.announce(statement.id, statement.name)
                 named = b',"statement":%d,%b' % (statement.id, text_member(b"name", statement.name))
                 self._turn.prepared(self.session_id, b'"session":"%b",' % self.session_id.encode() + body + named)
                 if self._must_sync(ruling):
@@ -460,26 +425,21 @@ class Session:
                 body += b"," + text_member(b"name", statement.name)
             self._turn.intent((self.session_id, statement.id), body)
         except AuditDown as down:
-            self._announced.pop(statement.id, None)
+            self._names.withdraw(statement.id)
             return self._refuse_unrecorded(down)
         if self._must_sync(ruling):
             self._turn.must_sync(self.session_id, statement.id)
         now = self.last_active_ns = self._monotonic_ns()
         self._running[statement.id] = (entry, now)
         self._counters.count_statement(*ruling.counted)
-        if not entry.is_neutral:
-            self._is_unsettled = True
-            self._is_hard_unsettled = self._is_hard_unsettled or entry.changes_meaning
-            self._role_moved = self._role_moved or entry.changes_role
-            if self._role_moved:
-                self._set_role(None)
-            if entry.changes_role and self._role != _ANY_ROLE:
-                self._role = _ANY_ROLE
-                self._learn_path(self._dialect.search_path(self._parameters, _ANY_ROLE))
+        if not entry.is_neutral and self._state.forwarded(
+            changes_meaning=entry.changes_meaning, changes_role=entry.changes_role
+        ):
+            self._state_changed()
         if not entry.is_self_contained:
-            self._forget_names(entry.report)
-        if statement.portal and self._names:
-            self._forget_cursor(statement.portal)
+            self._names.sent(entry.report)
+        if statement.portal and self._names.known:
+            self._names.bound(statement.portal)
         return FORWARD
 
     def _refuse(self, statement: Statement, ruling: Ruling, start: bytes) -> Verdict:
@@ -537,9 +497,7 @@ class Session:
     def finished(self, statement_id: int, outcome: Outcome) -> None:
         running = self._running.pop(statement_id, None)
         if running is None:
-            name = self._announced.pop(statement_id, None)
-            if name is not None:
-                self._names.pop(name, None)
+            self._names.announced(statement_id)
             pending = self._pending
             if pending is not None and pending[0].id == statement_id:
                 self._pending = None  # skipped before it was judged
@@ -582,8 +540,10 @@ class Session:
             and self._dialect.is_write_tag(tag)
         ):
             self._server_contradicts(statement_id, tag)
-        if not entry.is_self_contained:
-            self._learn_names(entry.report, outcome.status)
+        if not entry.is_self_contained and outcome.status is Status.OK:
+            self._names.succeeded(entry.report)
+            if self._names.known:
+                self._forget_ready()
 
     def skipped(self, statement: Statement) -> None:
         body = b'"session":"%b","statement":%d,%b,"act":"%b"' % (
@@ -596,7 +556,7 @@ class Session:
         entry = None
         if text is not None:
             # Only a text that was read before can be shown: one that was not may hold a password.
-            entry = self._judge.cache_for(self._dialect.name, self._lexing, self._version).get(text)
+            entry = self._judge.cache_for(self._dialect.name, self._state.lexing, self._state.version).get(text)
             shown = entry.members if entry is not None else b'"sql_bytes":%d' % len(text)
             body += b"," + shown
         try:
@@ -617,103 +577,48 @@ class Session:
         except AuditDown:
             return  # the ledger counts what it had to drop
 
-    def _forget_names(self, report: Report) -> None:
-        """From the moment it is forwarded, names that it may change stand for nothing that can be relied on."""
-        if not self._names:
-            return
-        left = remember(replace(report, prepares=(), cursors=()), self._names)
-        for name, _ in report.prepares:
-            left.pop(f"prepared:{name}", None)
-        for name, _ in report.cursors:
-            left.pop(f"cursor:{name}", None)
-        self._names = left
-
-    def _learn_names(self, report: Report, status: Status) -> None:
-        if status is not Status.OK or len(self._names) > _NAMES_MAX:
-            return  # what is not remembered is refused when it is used
-        self._names = remember(report, self._names)
-        for name in self._announced.values():
-            if name is not None:
-                self._names.pop(name, None)  # which of the two came last is not known
-        if self._names:
-            self._forget_ready()
-
-    def _forget_cursor(self, portal: bytes) -> None:
-        """A Bind gives this name: a cursor that SQL declared under it before is gone, or the Bind fails."""
-        if not portal.isascii():  # two spellings can be one name
-            self._names = {key: known for key, known in self._names.items() if key.isascii()}
-        self._names.pop("cursor:" + portal[:_NAME_BYTES].decode("utf-8", "surrogateescape"), None)
-
-    def _forget_prepared(self, name: bytes) -> str | None:
-        """Text is announced under this name: what SQL prepared under it is gone, if the announcement succeeds. Returns its key, if it has one."""
-        if not name:
-            return None
-        if not name.isascii():  # two spellings can be one name
-            self._names = {key: known for key, known in self._names.items() if key.isascii()}
-        key = "prepared:" + name[:_NAME_BYTES].decode("utf-8", "surrogateescape")
-        self._names.pop(key, None)
-        return key
-
     # ---- what the server confirms -------------------------------------------------------------------------------
 
     def parameter(self, name: str, value: str) -> None:
-        if self._parameters.get(name) == value:
+        if self._state.parameters.get(name) == value:
             return
-        self._parameters[name] = value
-        lexing = self._dialect.lexing_state(self._parameters)
-        if lexing != self._lexing:
-            self._lexing = lexing
-            self._lexing_changed = True
-            self._changed()
+        changed = self._state.parameter(name, value)
         if name == "application_name":
             self._context = replace(self._context, application=value)
             self._identity["application"] = value
-            self._members = members(self._identity)
-            self._changed()
-        if name == "search_path":
-            self._learn_path(self._dialect.search_path(self._parameters, self._role))
+            changed = True
+        if changed:
+            self._state_changed()
 
     def synced(self, transaction: Transaction) -> None:
         self._transaction = transaction
-        if self._is_unsettled and not self._running:
-            self._settle_path()
+        if self._state.is_unsettled and not self._running:
+            self._settle()
 
     def answered(self, value: str | None) -> None:
         self._is_asking = False
-        if value is None:
-            return
-        if self._role_moved and self._dialect.role_query is not None:
-            role, _, value = value.partition("\n")
-            self._set_role(role if role != "none" else self._dialect.own_role(self._parameters) or self._server_user)
-        self._learn_path(self._dialect.parse_path(value, self._role))
-        self._is_unsettled = self._is_hard_unsettled = False
+        if value is not None and self._state.answered(value):
+            self._state_changed()
 
-    def _settle_path(self) -> None:
-        """Nothing is in flight: what the server reports by itself is known; the rest is asked for."""
-        if not self._is_unsettled or self.relay is None or self._is_asking:
+    def _settle(self) -> None:
+        """Nothing is in flight: what the server does not report by itself is asked for."""
+        if not self._state.is_unsettled or self.relay is None or self._is_asking:
             return
-        role_query = self._dialect.role_query if self._role_moved else None
-        if role_query is None and self._dialect.search_path(self._parameters, "") is not None:
-            self._is_unsettled = self._is_hard_unsettled = False
-        elif self.relay.ask(role_query or self._dialect.path_query):
+        question = self._state.question()
+        if question is not None and self.relay.ask(question):
             self._is_asking = True
 
-    def _set_role(self, role: str | None) -> None:
-        """The role in force from now on, None if it is not known. Events name it where it may be another than the login role."""
-        if role == self._role_in_force:
-            return
-        self._role_in_force = role
-        if role == self._server_user:
+    def _state_changed(self) -> None:
+        """What is judged and recorded from now on is judged and recorded with what the state is now."""
+        state = self._state
+        if state.search_path != self._context.search_path:
+            self._context = replace(self._context, search_path=state.search_path)
+        if state.role == self._server_user:  # events name the role where it may be another than the login's
             self._identity.pop("role", None)
         else:
-            self._identity["role"] = role
+            self._identity["role"] = state.role
         self._members = members(self._identity)
         self._changed()
-
-    def _learn_path(self, path: tuple[str, ...] | None) -> None:
-        if path != self._context.search_path:
-            self._context = replace(self._context, search_path=path)
-            self._changed()
 
     def _forget_ready(self) -> None:
         for ready in self._ready:
