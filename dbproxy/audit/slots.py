@@ -26,6 +26,7 @@ def end_chain(directory: Path, slot: int, *, now_ns: Callable[[], int], reason: 
     if slot not in find_segments(directory):
         return False
     lock = SlotLock(directory, slot)
+    has_ended = False
     try:
         lock.acquire()
         has_ended = has_chain_ended(directory, slot)
@@ -34,7 +35,7 @@ def end_chain(directory: Path, slot: int, *, now_ns: Callable[[], int], reason: 
             f"the chain of slot {slot} in {directory} cannot be read: {error.strerror or error}"
         ) from error
     finally:
-        lock.release()
+        lock.release(remove=has_ended)
     if has_ended:
         return False
     ledger = Ledger(directory, segment_bytes=_SEGMENT_BYTES, reserve_bytes=MIN_RESERVE_BYTES, now_ns=now_ns, slot=slot)
