@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from classifiers.builtins_postgres import RESERVED
 from classifiers.canonical_writer_postgres import Rule, Writer
-from classifiers.tokens import NUMBER, PARAM, QUOTED, WORD, Unreadable
+from classifiers.tokens import NUMBER, PARAM, QUOTED, STRING, WORD, Unreadable
 from classifiers.types_postgres import skip_type
 
 
@@ -257,7 +257,49 @@ def _tablesample(writer: Writer, before: str, after: str) -> bool:
     return True
 
 
+def _search(writer: Writer, before: str, after: str) -> bool:
+    """SEARCH … SET o and CYCLE … SET c [TO x DEFAULT y] USING p behind a CTE: columns that the server makes, from columns of the CTE."""
+    is_search = writer.word(0) == "SEARCH"
+    if (
+        writer.frames[-1][1] != "WITH"
+        or (before != ")" and writer.frames[-1][2] != "CTE")
+        or (is_search and after not in ("DEPTH", "BREADTH"))
+    ):
+        return False
+    writer.at += 1
+    if is_search:
+        if writer.word(1) != "FIRST" or writer.word(2) != "BY":
+            raise Unreadable("a SEARCH clause in a form that is not read")
+        writer.at += 3
+    writer.skip_name()
+    while writer.word(0) == ",":
+        writer.at += 1
+        writer.skip_name()
+    if writer.word(0) != "SET":
+        raise Unreadable("a clause behind a CTE in a form that is not read")
+    writer.at += 1
+    writer.skip_name()
+    if is_search:
+        writer.frames[-1][2] = "CTE" if writer.word(0) == "CYCLE" else writer.frames[-1][2]
+        return True
+    if writer.word(0) == "TO":
+        for word in ("TO", "DEFAULT"):
+            is_constant = writer.kind(1) in (STRING, NUMBER) or writer.word(1) in ("TRUE", "FALSE", "NULL")
+            if writer.word(0) != word or not is_constant:
+                raise Unreadable("a CYCLE clause in a form that is not read")
+            writer.at += 2
+    if writer.word(0) != "USING":
+        raise Unreadable("a CYCLE clause in a form that is not read")
+    writer.at += 1
+    writer.skip_name()
+    if writer.frames[-1][2] == "CTE":
+        writer.frames[-1][2] = ""
+    return True
+
+
 CLAUSE_RULES: dict[str, Rule] = {
+    "SEARCH": _search,
+    "CYCLE": _search,
     "AS": _as,
     "BY": _by,
     "ROLLUP": _group_function,

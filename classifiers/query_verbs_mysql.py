@@ -256,8 +256,7 @@ def set_statement(cursor: TokenCursor, classify: Classify) -> Draft:
     draft = Draft()
     for part in split_commas(tokens[:split]):
         assign(draft, part, "SESSION")
-    if any("session_semantics_change" in flags for _, flags in draft.acts.values()):
-        raise Unreadable("a statement under settings of its own that change its meaning")
+    # The whole text has been read before any of it is set; texts inside are read in every mode that may hold.
     draft.merge(classify(tokens[split + 1 :]))
     return draft
 

@@ -40,6 +40,8 @@ def find_table_positions(tokens: list[Token]) -> frozenset[int]:
         elif word == ")":
             if len(frames) > 1:
                 frames.pop()
+        elif word == "CYCLE" and (end_at := _cycle_end(tokens, at)):
+            at = end_at  # its USING names a column
         elif word == "FROM":
             is_distinct = before == "DISTINCT" and (
                 text(at - 2) == "IS" or (text(at - 2) == "NOT" and text(at - 3) == "IS")
@@ -87,6 +89,21 @@ def find_table_positions(tokens: list[Token]) -> frozenset[int]:
             frame[1] = False
         at += 1
     return frozenset(found)
+
+
+def _cycle_end(tokens: list[Token], at: int) -> int:
+    """Index of the name behind the USING of `CYCLE a, b SET c [TO x DEFAULT y] USING p`, 0 if this is none."""
+    words = [token.text for token in tokens[at + 1 : at + 60]]
+    names = [token.kind in (WORD, QUOTED) for token in tokens[at + 1 : at + 60]]
+    index = 0
+    while index + 1 < len(words) and names[index] and words[index] != "SET" and words[index + 1] == ",":
+        index += 2
+    if index + 3 >= len(words) or not names[index] or words[index + 1] != "SET" or not names[index + 2]:
+        return 0
+    index += 3
+    if words[index] == "TO" and words[index + 2 : index + 3] == ["DEFAULT"]:
+        index += 4
+    return at + index + 2 if words[index : index + 1] == ["USING"] and any(names[index + 1 : index + 2]) else 0
 
 
 def _is_name(tokens: list[Token], at: int) -> bool:

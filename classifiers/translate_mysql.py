@@ -188,11 +188,7 @@ class _Translation:
 
     def _word(self, token: Token) -> None:
         text, before, after = token.text, self.word(-1), self.word(1)
-        if (
-            before == "."
-            or after == "."
-            or (before == "AS" and self.frames[-1][0] not in ("CAST", "CONVERT") and text != "SELECT")
-        ):
+        if before == "." or after == "." or (before == "AS" and text not in ("SELECT", "WITH", "VALUES", "TABLE")):
             self.put(Token(QUOTED, "", token.value, token.start, token.end))
             return
         rule = _RULES.get(text)
@@ -378,11 +374,44 @@ def _columns(it: _Translation, before: str, after: str) -> bool:
 def _match(it: _Translation, before: str, after: str) -> bool:
     """MATCH (a, b) AGAINST (x IN BOOLEAN MODE): both are comma lists of one call."""
     if it.word() == "MATCH":
-        return False
-    if before != ")" or after != "(":
+        if after == "(" or it.kind(1) not in (WORD, QUOTED) or it.follows_operand:
+            return False
+        it.at += 1
+        return True
+    if after != "(" or not it.follows_operand:
         return False
     it.as_operator()
     return True
+
+
+def _escape(it: _Translation, before: str, after: str) -> bool:
+    if not it.follows_operand or after in (",", ")", "."):
+        return False
+    it.as_operator()
+    return True
+
+
+def _as(it: _Translation, before: str, after: str) -> bool:
+    """COLUMN_GET(x, n AS type)."""
+    if not it.frames[-1][0].startswith("COLUMN_"):
+        return False
+    it.at += 1
+    while it.at < it.end and it.word() not in (",", ")"):
+        if it.word() == "(":
+            it.skip_parentheses()
+        elif it.kind() == WORD and it.word() not in ("SELECT", "FROM"):
+            it.at += 1
+        else:
+            raise Unreadable("a type that is not read")
+    return True
+
+
+def _direction(it: _Translation, before: str, after: str) -> bool:
+    """GROUP BY a DESC, of older servers."""
+    if it.frames[-1][1] == "GROUP" and it.follows_operand:
+        it.at += 1
+        return True
+    return False
 
 
 def _in(it: _Translation, before: str, after: str) -> bool:
@@ -558,6 +587,11 @@ _RULES: dict[str, Callable[[_Translation, str, str], bool]] = {
     "CONVERT": _cast,
     "COLUMNS": _columns,
     "AGAINST": _match,
+    "MATCH": _match,
+    "ESCAPE": _escape,
+    "AS": _as,
+    "ASC": _direction,
+    "DESC": _direction,
     "IN": _in,
     "USE": _hint,
     "IGNORE": _hint,
