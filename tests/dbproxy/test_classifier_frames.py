@@ -139,7 +139,12 @@ def test_a_request_keeps_the_exact_bytes_of_the_text() -> None:
     assert orjson.loads(header) == {
         "operation": "classify",
         "dialect": "postgres",
-        "state": {"standard_conforming_strings": None, "encoding": "LATIN1"},
+        "state": {
+            "standard_conforming_strings": None,
+            "encoding": "LATIN1",
+            "ansi_quotes": False,
+            "no_backslash_escapes": False,
+        },
         "server": 150004,
     }
 
