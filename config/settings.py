@@ -340,7 +340,7 @@ class AuditSettings(Model):
     """The audit ledger."""
 
     directory: RelativePath
-    """Directory of the ledger's segments; created with mode 0700. One process writes to it."""
+    """Directory of the ledger's segments; created with mode 0700. One proxy writes to it."""
     durability: Durability = Durability.TIERED
     """tiered, durable or written: where a statement's record must be before the statement is forwarded."""
     parameters: Parameters = Parameters.DIGEST

@@ -15,7 +15,10 @@ A segment is a file of lines. Each line is one JSON object, ends with one LF, an
 * `prev` is the `hash` of the record before, in this file or, for the first record of a file, the last good one of the file before.
   The very first record of a chain has 64 zeros.
 * `seq` starts at 1 and rises by 1 from record to record, across files.
-* `at` is UTC wall time with six decimals, as the clock showed it; it may go backwards, `seq` does not.
+* `at` is UTC wall time with six decimals, as the clock showed it; it may go backwards, `seq` does not. Where it jumped against the monotonic
+  clock a `clock.jump` record says so.
+* A record is one line however long, at most MAX_LINE_BYTES: a statement of 16 MiB, the largest that is let in by default, fits whatever it is made of.
+  What would not fit is refused, never cut (docs/decisions/0007-what-waits-for-the-disk.md).
 
 Segments
 --------
@@ -32,13 +35,18 @@ The name is audit-<slot>-<seq of its first record, 16 digits>.jsonl. One chain p
 * `predecessor`: null at the beginning of a chain, else `file`, `seq` and `hash` of the last good record there, and `size`, the bytes
   up to and including that record. If the writer gave that file up (a failed write that could not be undone, a failed fsync,
   a file changed by someone else) `abandoned` says why, and bytes beyond `size` are not part of the ledger. Otherwise there are none.
+  After a failed fsync the records up to there were written once more, to a new file of the same name (rescue.py).
 * `open`: [[session, statement], …] of all intents so far that have no outcome yet, so that a reader may begin at any segment.
+* `reopened`: true if the chain had ended with `chain_end`.
 
 `segment.end` is the last record of a segment that was rotated (`reason` "rotated": a successor must exist) or closed in good order.
-After a crash it is missing.
+After a crash it is missing. `chain_end` before it says that the slot is no longer in use: another segment may follow only with `reopened`.
+
+A segment that is not the newest of its slot may be compressed: the same name with .gz, the same bytes within (segment.py). Names in headers never have
+the .gz. Beside the segments stand audit-<slot>.lock, audit-<slot>.reserve, digest.key, and torn ends that were set aside, *.torn.
 
 Every `statement.intent` and `statement.outcome` has `session` and `statement` (the pair is unique); each outcome has its intent before it, and
-each intent gets one outcome, after a crash one with status "unknown".
+each intent gets one outcome, after a crash one with status "unknown". Every minute or so each slot writes a `heartbeat` with its totals.
 
 What this proves: that nothing within the chain was changed, removed or added. Someone who can rewrite all files can make a new chain, and a cut
 after any whole record at the very end looks like a log that ended there: that takes signatures and anchors outside of these files.

@@ -76,6 +76,7 @@ _RECORD_OVERHEAD_BYTES = 360
 
 _INTENT = EventType.STATEMENT_INTENT.value
 _OUTCOME = EventType.STATEMENT_OUTCOME.value
+_TOO_LARGE = f"the record would be larger than {MAX_BODY_BYTES >> 20} MiB"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -308,10 +309,12 @@ class Ledger:
     def append(self, type_: EventType, body: bytes) -> int:
         """Take an event for the next flush. body: at least one JSON member, without braces. Returns its seq.
 
-        While down: waits in memory; raises AuditDown when too much waits already.
+        While down: waits in memory; raises AuditDown when too much waits already. Raises it also for an event beyond the size limit.
         """
-        if not body or len(body) > MAX_BODY_BYTES or b"\n" in body:
-            raise ValueError("an event needs members, on one line and not beyond the size limit")
+        if not body or b"\n" in body:
+            raise ValueError("an event needs members, on one line")
+        if len(body) > MAX_BODY_BYTES:
+            raise AuditDown(_TOO_LARGE)
         if self.is_down:
             self._park(len(body))
         pending = self._pending
@@ -321,13 +324,15 @@ class Ledger:
     def intent(self, key: Key, body: bytes) -> int:
         """Take the intent of a statement for the next flush. key: session id and statement id; its members are added. Returns its seq.
 
-        Raises AuditDown when no statement may be forwarded.
+        Raises AuditDown when no statement may be forwarded, or this one not because its record would be beyond the size limit.
         """
         open_ = self._open
         if self.is_down or len(open_) >= self._max_open:
             raise AuditDown(self.down_reason or "too many statements are open for the reserved space")
-        if key in open_ or not body or len(body) > MAX_BODY_BYTES or b"\n" in body:
-            raise ValueError("an intent needs a key of its own and members, on one line and not beyond the size limit")
+        if key in open_ or not body or b"\n" in body:
+            raise ValueError("an intent needs a key of its own and members, on one line")
+        if len(body) > MAX_BODY_BYTES:
+            raise AuditDown(_TOO_LARGE)
         open_.add(key)
         self.intents += 1
         pending = self._pending
@@ -338,6 +343,8 @@ class Ledger:
         """Take the outcome of a statement for the next flush; its intent must be open. Never refused for lack of space. Returns its seq."""
         if not body or b"\n" in body:
             raise ValueError("an outcome needs members, on one line")
+        if len(body) > MAX_BODY_BYTES:  # a server's doing: the statement has run, and must have an outcome
+            body = b'"status":"unknown","reason":"its outcome was too large to be recorded"'
         self._open.remove(key)  # a KeyError is a mistake of the caller: an outcome without intent, or a second one
         pending = self._pending
         pending.append((self._now_ns(), _OUTCOME, key, body))
