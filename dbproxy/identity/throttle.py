@@ -68,6 +68,14 @@ class Throttle:
             count.is_reported = True
         return word
 
+    def room(self, address: str, user: str) -> tuple[int, int]:
+        """How many more failures are taken: from the address, and for the name from it. Less than one: it blocks."""
+        by_address, by_user = self._find((address, "")), self._find((address, user))
+        return (
+            self._per_address - (by_address.failures if by_address else 0),
+            self._per_user - (by_user.failures if by_user else 0),
+        )
+
     def _find(self, key: Key) -> _Count | None:
         count = self._counts.get(key)
         if count is not None and self._clock.monotonic_ns() - count.started_ns >= self._window_ns:
