@@ -92,6 +92,15 @@ def load_users(path: Path) -> Users:
     return check_users_file(path).require()
 
 
+def parse_users(data: bytes, path: Path) -> Users:
+    """The users file from its content. path: for messages. Raises ConfigError with everything that is wrong."""
+    document = parse_document(data, str(path), max_bytes=MAX_USERS_BYTES)
+    users, problems = check_document(document, Users, path.parent)
+    if users is not None:
+        problems += check_people(users, document)
+    return _checked(users, problems).require()
+
+
 def save_users(path: Path, users: Users) -> None:
     """Write the users file anew, people in their order. Comments in it are lost. Raises OSError."""
     people = [person.model_dump(mode="json", exclude_defaults=True) for person in users.people]

@@ -373,6 +373,13 @@ def _state_from_base(state: StateSettings, info: ValidationInfo) -> StateSetting
     return state.model_copy(update={"directory": _from_base(state.directory, info)})
 
 
+class ProcessSettings(Model):
+    """The processes of the proxy, besides the one that supervises and the one that controls."""
+
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    """How many serve clients; about as many as there are processors. A session stays in the worker that took it."""
+
+
 class AdminSettings(Model):
     """Metrics and health over HTTP; without log-in, so keep it on a private address."""
 
@@ -402,7 +409,7 @@ class ClassifierLimits(Model):
     """The child processes that parse SQL."""
 
     processes: Annotated[int, Field(ge=1, le=64)] = 2
-    """How many are kept."""
+    """How many each worker keeps."""
     timeout_ms: Annotated[int, Field(ge=10, le=60_000)] = 250
     """A statement that takes longer is unparsable, and its process is replaced."""
     memory_mb: Annotated[int, Field(ge=128, le=65_536)] = 512
@@ -463,6 +470,7 @@ class Settings(Model):
     policies: PolicySettings = PolicySettings()
     audit: AuditSettings
     state: Annotated[StateSettings, AfterValidator(_state_from_base), Field(validate_default=True)] = StateSettings()
+    processes: ProcessSettings = ProcessSettings()
     admin: AdminSettings = AdminSettings()
     session: SessionSettings = SessionSettings()
     limits: Limits = Limits()

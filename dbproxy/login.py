@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from config.settings import Target, Timeouts
 from dbproxy.identity.access import server_access
 from dbproxy.identity.authorization import Authorization
-from dbproxy.identity.identity import Attempt
+from dbproxy.identity.identity import FAILED, Attempt
 from dbproxy.identity.tls import ListenerCertificate, tls_info, verification_reason
 from dbproxy.transport import Wire
 from protocol.contract import Refusal, Side, Why
@@ -64,7 +64,13 @@ class Progress:
 
 
 class Gate(Protocol):
-    """What a login asks of the proxy as a whole."""
+    """What a login asks of the proxy as a whole. person: in canonical form."""
+
+    async def throttle(self, person: str, *, begins_proof: bool) -> None:
+        """Raises LoginRefused after too many failures of this name. begins_proof: one is about to be checked, `proved` will follow."""
+
+    def proved(self, person: str, *, is_right: bool) -> None:
+        """How a proof ended."""
 
     async def admit(self, progress: Progress) -> None:
         """Authenticated: check caps and judge the start-up settings. Raises LoginRefused."""
@@ -123,7 +129,7 @@ class LoginDriver:
                 authorization = self.progress.authorization
                 # Once the server is connected, only its own refusal of the person's password ends as a failed login.
                 if self.server and authorization and authorization.is_personal and refused.refusal.why is Why.LOGIN:
-                    self._attempt.refused_by_server()
+                    self._gate.proved(authorization.canonical, is_right=False)
                 raise
             if isinstance(step, Ready):
                 return step
@@ -151,9 +157,10 @@ class LoginDriver:
             case Identify(startup, tls, mechanism):
                 self.progress.startup = startup
                 self.progress.mechanism = mechanism.lower()
+                await self._gate.throttle(self._attempt.name_of(startup), begins_proof=False)
                 return self._attempt.identify(startup, tls, mechanism)
             case Authenticate(startup, password):
-                authorization = self._attempt.authenticate(startup, password)
+                authorization = await self._authenticate(startup, password)
                 self.progress.authorization = authorization.without_password()
                 await self._gate.admit(self.progress)
                 return authorization
@@ -164,13 +171,27 @@ class LoginDriver:
                 self.progress.server_secret = step.server_secret
                 self.progress.parameters = dict(step.parameters)
                 if self.progress.authorization is not None and self.progress.authorization.is_personal:
-                    self._attempt.accepted_by_server()
+                    self._gate.proved(self.progress.authorization.canonical, is_right=True)
                 return self._gate.issue_key(step, self.progress)
             case Cancel():
                 self.progress.was_cancel = True
                 await self._gate.cancel(step)
                 return None
         raise TypeError(f"unknown login step {type(step).__name__}")
+
+    async def _authenticate(self, startup: Startup, password: bytes | None) -> Authorization:
+        """Have the proof checked, within what the throttle leaves. Others may have failed meanwhile, so it is asked again."""
+        name = self._attempt.name_of(startup)
+        is_settled_here = self._attempt.is_settled_here
+        await self._gate.throttle(name, begins_proof=is_settled_here)
+        try:
+            authorization = self._attempt.authenticate(startup, password)
+        except LoginRefused as refused:
+            self._gate.proved(name, is_right=refused.event != FAILED)
+            raise
+        if is_settled_here:
+            self._gate.proved(name, is_right=True)
+        return authorization
 
     async def _in_time(self, waiting: Coroutine[Any, Any, T]) -> T:
         """Wait for the server. Raises LoginRefused while the client can still be told."""

@@ -14,22 +14,35 @@ import secrets
 import socket
 import ssl
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 from config.settings import Listener, Network, Settings, Target
 from dbproxy.audit.ledger import AuditDown
 from dbproxy.audit.record import members
 from dbproxy.audit.types import EventType
 from dbproxy.clock import Clock
+from dbproxy.doorkeeper import (
+    CANCELS_PER_SECOND,
+    DELIVERED,
+    NOT_DELIVERED,
+    NOTHING_RUNS,
+    TOO_MANY_OF_ADDRESS,
+    TOO_OFTEN,
+    UNKNOWN_KEY,
+    Doorkeeper,
+    UnreachableError,
+)
 from dbproxy.engine import Engine
-from dbproxy.errors import StartError
-from dbproxy.identity.identity import THROTTLED, THROTTLED_AGAIN, Identity
+from dbproxy.identity.identity import Identity
 from dbproxy.identity.tls import ListenerMaterial
 from dbproxy.judge import Entry, Judge
 from dbproxy.login import EARLY_BYTES, LoginDriver, Progress, dial, run_cancel
 from dbproxy.metrics import Counters
 from dbproxy.policy.model import Context
 from dbproxy.session import Session, Start
+from dbproxy.sessions_view import SessionInfo, SessionState, TransactionState
 from dbproxy.tasks import Tasks
 from dbproxy.transport import Wire
 from dbproxy.turn import Turn
@@ -39,16 +52,25 @@ from protocol.errors import MalformedMessage, ProtocolError
 from protocol.login import Cancel, IssuedKey, LoginRefused, ServerReady
 
 DOWNGRADE = "server_auth_downgrade"
-_BACKLOG = 1024
+THROTTLED = "login_throttled"
+THROTTLED_AGAIN = "login_throttled_again"
+CONTROL_AWAY = "control_unreachable"
 _LINGER_S = 5.0
+_KILL_S = 2.0
+"""How long a session that is killed may take to tell its client; then both connections are dropped."""
+_TELLING_S = 0.5
+"""So long before the login's deadline it is given up, for then there is time to tell the client."""
+_SHOWN_CHARACTERS = 200
+"""How much of a name that a client chose is shown to operators."""
 _TICK_S = 0.25
-_CANCELS_PER_SECOND = 50
-"""Cancel requests looked at per second and address; more are dropped unseen, so that a key cannot be found by trying."""
 
 
 @dataclass(slots=True)
 class Entrance:
-    """A configured listener at work. context: TLS towards its target, None if the target's mode is disable."""
+    """A configured listener at work. context: TLS towards its target, None if the target's mode is disable.
+
+    socket: listening, made by the supervisor; None once this worker takes no more connections.
+    """
 
     listener: Listener
     target: Target
@@ -61,25 +83,32 @@ class Entrance:
 
 @dataclass(slots=True)
 class Live:
-    """A session and what the proxy as a whole has to know of it. secret: the client's cancel key."""
+    """A session and what the proxy as a whole has to know of it. secret: the client's cancel key. address: the client's, with port."""
 
     session: Session
     relay: Relay
     entrance: Entrance
     progress: Progress
     host: str
+    address: str
+    claim: int
+    started_at_ns: int
     secret: bytes = field(repr=False)
     cancels: int = 0
     partial_since_ns: int = 0
+    is_ending: bool = False
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Server:
-    """All connections of this process. digest_key: see Session."""
+    """All connections of this process. slot: its worker's. digest_key: see Session."""
 
     def __init__(
         self,
+        slot: int,
         settings: Settings,
         entrances: list[Entrance],
+        door: Doorkeeper,
         identity: Identity,
         judge: Judge,
         turn: Turn,
@@ -87,8 +116,10 @@ class Server:
         clock: Clock,
         digest_key: bytes | None,
     ) -> None:
+        self.slot = slot
         self.settings = settings
         self.entrances = entrances
+        self.door = door
         self.identity = identity
         self.judge = judge
         self.turn = turn
@@ -99,8 +130,8 @@ class Server:
         self.is_draining = False
         self._tasks = Tasks()
         self._keys: dict[int, list[Live]] = {}
-        self._people: Counter[str] = Counter()  # by canonical name, from admission to the end of the session
-        self._hosts: Counter[str] = Counter()  # connections by client address, logged in or not
+        self._hosts: Counter[str] = Counter()  # this worker's connections by client address, logged in or not
+        self._claims = count(1)
         self._cancels: Counter[str] = Counter()  # by client address, in this second
 
     # ---- listening ----------------------------------------------------------------------------------------------
@@ -109,24 +140,14 @@ class Server:
     def is_listening(self) -> bool:
         return bool(self.entrances) and all(entrance.socket is not None for entrance in self.entrances)
 
-    def listen(self) -> None:
-        """Open every listener. Raises StartError if an address cannot be had."""
+    def start(self) -> None:
+        """Take connections from every listener."""
         for entrance in self.entrances:
-            host, port = entrance.listener.address
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            listening = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listening.bind(("127.0.0.1" if host == "localhost" else host, port))
-                listening.listen(_BACKLOG)
-            except OSError as error:
-                listening.close()
-                raise StartError(f"listener {entrance.listener.name} on {host}:{port}: {error.strerror}") from error
-            listening.setblocking(False)  # noqa: FBT003 - the socket API
-            entrance.socket = listening
-            entrance.accepting = self._tasks.spawn(
-                self._accept(entrance, listening), name=f"listener {entrance.listener.name}"
-            )
+            if entrance.socket is not None:
+                entrance.socket.setblocking(False)  # noqa: FBT003 - the socket API
+                entrance.accepting = self._tasks.spawn(
+                    self._accept(entrance, entrance.socket), name=f"listener {entrance.listener.name}"
+                )
             if entrance.engine.watch is not None:
                 self._tasks.spawn(entrance.engine.watch(entrance.target), name=f"target {entrance.target.name}")
         self._tasks.spawn(self._watch_limits(), name="session limits")
@@ -153,13 +174,14 @@ class Server:
             async with asyncio.timeout(self.settings.timeouts.login_s) as limit:
                 if _is_within(host, entrance.listener.proxy_protocol_from):
                     host = await _read_proxy_header(wire, host)
+                claim = next(self._claims)
                 self._hosts[host] += 1
                 try:
-                    if self._has_room(entrance, wire, host):
-                        is_taken_over = await Login(self, entrance, wire, host).run(limit.when())
+                    if await self._has_room(entrance, wire, host, claim):
+                        is_taken_over = await Login(self, entrance, wire, host, claim, limit.when()).run()
                 finally:
                     if not is_taken_over:
-                        self._forget_host(host)
+                        self._forget(host, claim)
         except ProtocolError as fault:
             self.reject(entrance, wire, "protocol", fault.detail)
         except TimeoutError:
@@ -171,17 +193,16 @@ class Server:
                 self.counters.connections_open -= 1
                 wire.close()
 
-    def _has_room(self, entrance: Entrance, wire: Wire, host: str) -> bool:
-        limits = self.settings.limits
-        if self._hosts[host] > limits.max_sessions_per_address:
-            self.reject(entrance, wire, "capacity", "too many connections from this address")
-            return False
-        if self.counters.connections_open > limits.max_sessions + limits.max_sessions // 4 + 16:
-            self.reject(entrance, wire, "capacity", "too many connections")
-            return False
-        return True
+    async def _has_room(self, entrance: Entrance, wire: Wire, host: str, claim: int) -> bool:
+        # What is too many for one worker is too many for all: a flood need not be asked about one by one.
+        is_too_many_here = self._hosts[host] > self.settings.limits.max_sessions_per_address
+        problem = TOO_MANY_OF_ADDRESS if is_too_many_here else await self.door.enter(claim, host)
+        if problem:
+            self.reject(entrance, wire, "capacity", problem)
+        return not problem
 
-    def _forget_host(self, host: str) -> None:
+    def _forget(self, host: str, claim: int) -> None:
+        self.door.leave(claim)
         self._hosts[host] -= 1
         if self._hosts[host] <= 0:
             del self._hosts[host]
@@ -206,19 +227,6 @@ class Server:
 
     # ---- sessions -----------------------------------------------------------------------------------------------
 
-    def claim_person(self, canonical: str) -> bool:
-        """Count a person's session. False: too many."""
-        limits = self.settings.limits
-        if self._people[canonical] >= limits.max_sessions_per_user or self._people.total() >= limits.max_sessions:
-            return False
-        self._people[canonical] += 1
-        return True
-
-    def release_person(self, canonical: str) -> None:
-        self._people[canonical] -= 1
-        if self._people[canonical] <= 0:
-            del self._people[canonical]
-
     def add(self, live: Live) -> None:
         """A session stands."""
         self.sessions[live.session.session_id] = live
@@ -230,13 +238,12 @@ class Server:
         """A session is over."""
         if self.sessions.pop(live.session.session_id, None) is None:
             return
+        live.over.set()
         same = self._keys[live.progress.server_pid]
         same.remove(live)
         if not same:
             del self._keys[live.progress.server_pid]
-        if live.progress.authorization is not None:
-            self.release_person(live.progress.authorization.canonical)
-        self._forget_host(live.host)
+        self._forget(live.host, live.claim)
         self.counters.sessions_open -= 1
         self.counters.connections_open -= 1
         asyncio.get_running_loop().call_later(_LINGER_S, live.session.abort)
@@ -250,8 +257,7 @@ class Server:
         """End the sessions of people who may no longer have one."""
         for live in list(self.sessions.values()):
             if live.progress.authorization is not None and self.identity.objection(live.progress.authorization):
-                text = "dbproxy: this login is no longer allowed"
-                live.session.end(Refusal(Why.SHUTDOWN, text, "", "Ask the operator of the proxy."))
+                self._end(live, Why.SHUTDOWN, "this login is no longer allowed", "Ask the operator of the proxy.")
 
     async def _watch_limits(self) -> None:
         """Idle and absolute limits, unfinished messages, expired people, for all sessions."""
@@ -266,11 +272,11 @@ class Server:
                 session = live.session
                 quiet_s = (now - session.last_active_ns) / 1e9
                 if timeouts.session_s is not None and (now - session.started_ns) / 1e9 > timeouts.session_s:
-                    _end(session, Why.IDLE, "the session has lasted as long as it may", "Connect again.")
+                    self._end(live, Why.IDLE, "the session has lasted as long as it may", "Connect again.")
                 elif self._is_stuck(live, now):
-                    _end(session, Why.PROTOCOL, "the rest of a message did not come in time", "")
+                    self._end(live, Why.PROTOCOL, "the rest of a message did not come in time", "")
                 elif timeouts.idle_s is not None and quiet_s > timeouts.idle_s and not live.relay.is_busy:
-                    _end(session, Why.IDLE, "the session was idle for too long", "Connect again.")
+                    self._end(live, Why.IDLE, "the session was idle for too long", "Connect again.")
             if ticks % 40 == 0:
                 self.users_changed()
 
@@ -282,26 +288,82 @@ class Server:
         live.partial_since_ns = live.partial_since_ns or now
         return now - live.partial_since_ns > self.settings.timeouts.partial_message_s * 1e9
 
-    async def drain(self) -> None:
-        """Take no new connections, let what runs come to its end within drain_s, then end the rest."""
-        self.is_draining = True
+    def _end(self, live: Live, why: Why, text: str, hint: str) -> None:
+        """End a session, once. What the server works on for it is cancelled: it would go on, and commit, with nobody listening."""
+        if live.is_ending:
+            return
+        live.is_ending = True
+        is_busy = live.relay.is_busy
+        live.session.end(Refusal(why, f"dbproxy: {text}", "", hint))
+        if is_busy:
+            self._tasks.spawn(self._deliver_cancel(live), name="cancel at the end of a session")
+
+    async def kill(self, session_id: str, message: str) -> tuple[SessionInfo, bool] | None:
+        """End a session as a shut-down does, whatever it runs. Returns it as it was, and whether it is over; None if it is not here."""
+        live = self.sessions.get(session_id)
+        if live is None:
+            return None
+        info = self.describe(live)
+        self._end(live, Why.SHUTDOWN, message, "")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(live.over.wait(), _KILL_S)
+        live.session.abort()  # a client that does not read cannot keep it
+        with suppress(TimeoutError):
+            await asyncio.wait_for(live.over.wait(), 1)
+        return info, live.over.is_set()
+
+    def describe(self, live: Live) -> SessionInfo:
+        """A session as operators see it."""
+        session, authorization = live.session, live.progress.authorization
+        statements, refused, rows, answered_bytes, sent_bytes = session.totals
+        quiet_ns = self.clock.monotonic_ns() - session.last_active_ns
+        return SessionInfo(
+            id=session.session_id,
+            worker=self.slot,
+            person=session.person[:_SHOWN_CHARACTERS],
+            account=(authorization.account or "") if authorization else "",
+            server_user=authorization.server_user if authorization else "",
+            database=authorization.database[:_SHOWN_CHARACTERS] if authorization else "",
+            target=live.entrance.target.name,
+            client=live.address,
+            application=session.application[:_SHOWN_CHARACTERS],
+            started_at_ns=live.started_at_ns,
+            last_active_at_ns=self.clock.wall_ns() - quiet_ns,
+            state=_state(live),
+            transaction=TransactionState(session.transaction.value),
+            statements=statements,
+            refused=refused,
+            rows=rows,
+            received_bytes=sent_bytes,
+            sent_bytes=answered_bytes,
+        )
+
+    async def drain(self, *, is_gentle: bool) -> None:
+        """Take no new connections, let what runs come to its end within drain_s, then end the rest.
+
+        is_gentle: another worker serves already. Who is logging in here may, and a session may stay idle until the time is over.
+        """
+        self.is_draining = not is_gentle
         for entrance in self.entrances:
             if entrance.accepting is not None:
                 entrance.accepting.cancel()
                 await asyncio.wait((entrance.accepting,))
             if entrance.socket is not None:
-                entrance.socket.close()
+                entrance.socket.close()  # ours: who waits in its queue is the supervisor's and the next worker's
                 entrance.socket = None
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.timeouts.drain_s
-        while self.sessions:
+        while self.sessions or (is_gentle and self.counters.connections_open and not self.is_draining):
             is_over = loop.time() >= deadline
+            if is_over:
+                self.is_draining = True
             for live in list(self.sessions.values()):
-                if is_over or (live.session.is_idle and not live.relay.is_busy):
-                    _end(live.session, Why.SHUTDOWN, "the proxy is shutting down", "Connect again later.")
+                if is_over or (not is_gentle and live.session.is_idle and not live.relay.is_busy):
+                    self._end(live, Why.SHUTDOWN, "the proxy is shutting down", "Connect again.")
             if loop.time() > deadline + _LINGER_S:
                 break
             await asyncio.sleep(0.05)
+        self.is_draining = True
         for live in list(self.sessions.values()):
             live.session.abort()
         await self._tasks.cancel_all(timeout_s=_LINGER_S)
@@ -309,28 +371,36 @@ class Server:
     # ---- cancel -------------------------------------------------------------------------------------------------
 
     async def cancel(self, entrance: Entrance, wire: Wire, request: Cancel) -> None:
-        """Pass a cancel request on, if its key is right and something of that session runs; its next statement waits meanwhile."""
+        """Pass a cancel request on, if its key is right and something of that session runs, whichever worker has it."""
         host = wire.address.rpartition(":")[0]
         self._cancels[host] += 1
-        if self._cancels[host] > _CANCELS_PER_SECOND * _TICK_S:
+        if self._cancels[host] > CANCELS_PER_SECOND * _TICK_S:
             self.counters.count_refused_connection("throttled")
             return
+        result, session_id = await self.cancel_here(request.process_id, request.secret)
+        if not session_id:
+            result, session_id = await self.door.cancel_elsewhere(host, request.process_id, request.secret)
+        if result == TOO_OFTEN:
+            self.counters.count_refused_connection("throttled")
+            return
+        fields: dict[str, object] = {"listener": entrance.listener.name, "client": wire.address}
+        if session_id:
+            fields["session"] = session_id
+        self.record(EventType.CANCEL_REQUEST, {**fields, "result": result})
+
+    async def cancel_here(self, process_id: int, secret: bytes) -> tuple[str, str]:
+        """Cancel what runs in the session of this worker that has the key; its next statement waits meanwhile.
+
+        Returns the result and the session's id, "" if no session here has the key.
+        """
         live = next(
-            (
-                candidate
-                for candidate in self._keys.get(request.process_id, ())
-                if hmac.compare_digest(candidate.secret, request.secret)
-            ),
+            (each for each in self._keys.get(process_id, ()) if hmac.compare_digest(each.secret, secret)),
             None,
         )
-        fields: dict[str, object] = {"listener": entrance.listener.name, "client": wire.address}
         if live is None:
-            self.record(EventType.CANCEL_REQUEST, {**fields, "result": "unknown key"})
-            return
-        fields["session"] = live.session.session_id
+            return UNKNOWN_KEY, ""
         if not live.relay.is_busy:
-            self.record(EventType.CANCEL_REQUEST, {**fields, "result": "nothing runs"})
-            return
+            return NOTHING_RUNS, live.session.session_id
         live.cancels += 1
         live.relay.hold(on=True)
         try:
@@ -340,7 +410,7 @@ class Server:
             if not live.cancels:
                 live.relay.hold(on=False)
         self.counters.cancels += 1
-        self.record(EventType.CANCEL_REQUEST, {**fields, "result": result})
+        return result, live.session.session_id
 
     async def _deliver_cancel(self, live: Live) -> str:
         target = live.entrance.target
@@ -356,21 +426,25 @@ class Server:
                 finally:
                     server.close()
         except (LoginRefused, OSError, TimeoutError, ssl.SSLError):
-            return "not delivered"
-        return "delivered"
+            return NOT_DELIVERED
+        return DELIVERED
 
 
 class Login:
     """One connection's way through its login to a session. Implements dbproxy.login.Gate."""
 
-    def __init__(self, server: Server, entrance: Entrance, wire: Wire, host: str) -> None:
+    def __init__(
+        self, server: Server, entrance: Entrance, wire: Wire, host: str, claim: int, deadline: float | None
+    ) -> None:
         self._server = server
         self._entrance = entrance
         self._wire = wire
         self._host = host
+        self._claim = claim
+        self._deadline = deadline
         self._session_id = secrets.token_hex(8)
         self._secret = b""
-        self._claimed = ""
+        self._has_begun_proof = False
         self._driver = LoginDriver(
             wire,
             self,
@@ -381,8 +455,8 @@ class Login:
             entrance.context,
         )
 
-    async def run(self, deadline: float | None) -> bool:
-        """Returns whether a session has taken the connection over. deadline: see LoginDriver.run."""
+    async def run(self) -> bool:
+        """Returns whether a session has taken the connection over."""
         progress = self._driver.progress
         made: list[Session] = []
 
@@ -393,13 +467,23 @@ class Login:
         is_session = False
         try:
             ready = await self._driver.run(
-                self._entrance.engine.login(self._entrance.listener, self._entrance.target, make_relay), deadline
+                self._entrance.engine.login(self._entrance.listener, self._entrance.target, make_relay), self._deadline
             )
             if ready is None or self._driver.server is None:
                 return False
             client = await self._wire.into_link()
             server = await self._driver.server.into_link()
-            live = Live(made[0], ready.relay, self._entrance, progress, self._host, self._secret)
+            live = Live(
+                made[0],
+                ready.relay,
+                self._entrance,
+                progress,
+                self._host,
+                self._wire.address,
+                self._claim,
+                self._server.clock.wall_ns(),
+                self._secret,
+            )
             self._server.add(live)
             is_session = True
             made[0].begin(ready.relay, client, server)
@@ -412,14 +496,34 @@ class Login:
             self._record_failure("protocol", fault.detail)
             return False
         finally:
-            if not is_session:
-                if self._claimed:
-                    self._server.release_person(self._claimed)
-                if self._driver.server is not None:
-                    self._driver.server.close()
+            if not is_session and self._driver.server is not None:
+                self._driver.server.close()
         return True
 
     # ---- what the driver asks -----------------------------------------------------------------------------------
+
+    async def throttle(self, person: str, *, begins_proof: bool) -> None:
+        """See dbproxy.login.Gate."""
+        try:
+            word = await self._server.door.throttled(self._host, person, self._in_time(), begins_proof=begins_proof)
+        except UnreachableError as error:
+            raise _away(error) from error
+        if word:
+            event = THROTTLED if word == "first" else THROTTLED_AGAIN
+            raise LoginRefused(Refusal(Why.LOGIN, ""), "too many failed logins", event)
+        self._has_begun_proof = begins_proof
+
+    def proved(self, person: str, *, is_right: bool) -> None:
+        """See dbproxy.login.Gate."""
+        self._server.door.proved(self._host, person, is_right=is_right, was_begun=self._has_begun_proof)
+        self._has_begun_proof = False
+
+    def _in_time(self) -> float | None:
+        """When to stop waiting for control: while the client can still be told."""
+        if self._deadline is None:
+            return None
+        left = self._deadline - asyncio.get_running_loop().time()
+        return self._deadline - min(_TELLING_S, left / 4)
 
     async def admit(self, progress: Progress) -> None:
         """See dbproxy.login.Gate. The person is known; nothing was dialled yet."""
@@ -431,9 +535,12 @@ class Login:
             raise LoginRefused(Refusal(Why.SHUTDOWN, "the proxy is shutting down"))
         if server.turn.ledger.is_down:
             raise LoginRefused(Refusal(Why.AUDIT_DOWN, "the audit trail cannot be written, so nobody may log in"))
-        if not server.claim_person(authorization.canonical):
-            raise LoginRefused(Refusal(Why.CAPACITY, "too many sessions of this user, or in all"))
-        self._claimed = authorization.canonical
+        try:
+            problem = await server.door.take(self._claim, authorization.canonical, self._in_time())
+        except UnreachableError as error:
+            raise _away(error) from error
+        if problem:
+            raise LoginRefused(Refusal(Why.CAPACITY, problem))
         await self._judge_startup(progress)
         mechanism = "password" if authorization.is_personal else progress.mechanism
         if not server.record(EventType.LOGIN_SUCCESS, {**self._identity(progress), "mechanism": mechanism}):
@@ -589,8 +696,17 @@ def _application(progress: Progress) -> str:
     return next((value for name, value in progress.startup.parameters if name == "application_name"), "")
 
 
-def _end(session: Session, why: Why, text: str, hint: str) -> None:
-    session.end(Refusal(why, f"dbproxy: {text}", "", hint))
+def _away(error: UnreachableError) -> LoginRefused:
+    refusal = Refusal(Why.CAPACITY, "the proxy cannot take logins at the moment", hint="Try again in some seconds.")
+    return LoginRefused(refusal, str(error), CONTROL_AWAY)
+
+
+def _state(live: Live) -> SessionState:
+    if live.is_ending:
+        return SessionState.ENDING
+    if live.session.is_held:
+        return SessionState.HELD
+    return SessionState.RUNNING if live.relay.is_busy else SessionState.IDLE
 
 
 def _join(host: str, port: int) -> str:

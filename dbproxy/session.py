@@ -169,6 +169,31 @@ class Session:
         """Nothing runs, nothing is being judged, no transaction is open."""
         return not self._running and self._pending is None and self._transaction is Transaction.IDLE
 
+    @property
+    def application(self) -> str:
+        return self._context.application
+
+    @property
+    def transaction(self) -> Transaction:
+        """As the server last said."""
+        return self._transaction
+
+    @property
+    def is_held(self) -> bool:
+        """A statement waits for its judgement."""
+        return self._pending is not None
+
+    @property
+    def totals(self) -> tuple[int, ...]:
+        """So far: statements, refused, rows, bytes from the server in answer, bytes of bulk data to it."""
+        return (
+            self._total_statements,
+            self._total_refused,
+            self._total_rows,
+            self._total_received,
+            self._total_sent,
+        )
+
     def begin(self, relay: Relay, client: Link, server: Link) -> None:
         """Login is over: bytes flow from now on."""
         self.relay = relay

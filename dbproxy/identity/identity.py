@@ -10,21 +10,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from config.settings import Auth, LoginFailures, Target
+from config.settings import Auth, Target
 from config.users import Person, Users
 from dbproxy.clock import Clock
 from dbproxy.errors import DbproxyError
 from dbproxy.identity.authorization import Authorization
 from dbproxy.identity.fast_keys import MemoryFastKeys
 from dbproxy.identity.names import canonical, fits_server, is_same_login, split_login
-from dbproxy.identity.throttle import Throttle
 from protocol.contract import Refusal, Why
 from protocol.login import LoginRefused, Startup, TLSInfo, UseExchange, UsePassword
 from protocol.scram import MIN_ITERATIONS, SCRAM, ServerExchange, Verifier, mock_verifier, parse_verifier
 from protocol.sha2 import CACHING_SHA2, Sha2Exchange, Sha2Verifier, mock_sha2_verifier, parse_sha2_verifier
 
-THROTTLED = "login_throttled"
-THROTTLED_AGAIN = "login_throttled_again"
 FAILED = "login_failed"
 ACCOUNT_REFUSED = "account_refused"
 
@@ -66,7 +63,7 @@ class People:
 
 
 class Identity:
-    """People and failures of the whole proxy.
+    """The people of the whole proxy. How often they may fail is counted in admission.py.
 
     mock_secret: random, kept as long as possible: it decides the salt that unknown people are shown.
     random_bytes: a source of nonces, such as secrets.token_bytes.
@@ -76,24 +73,20 @@ class Identity:
         self,
         auth: Auth,
         users: Users,
-        limits: LoginFailures,
         clock: Clock,
         mock_secret: bytes,
         random_bytes: Callable[[int], bytes],
     ) -> None:
         self.auth = auth
         self.people = People(users)
-        self.throttle = Throttle(clock, limits.per_address, limits.per_user, limits.window_s)
         self.clock = clock
         self.mock_secret = mock_secret
         self.random_bytes = random_bytes
         self.fast_keys = MemoryFastKeys()
 
-    def reload(self, users: Users, limits: LoginFailures | None = None) -> None:
+    def reload(self, users: Users) -> None:
         """Take a new users file for logins from now on. Raises UsersError and keeps the old one if it cannot be used."""
         self.people = People(users)
-        if limits is not None:
-            self.throttle.configure(limits.per_address, limits.per_user, limits.window_s)
 
     def attempt(self, target: Target, address: str) -> Attempt:
         """Begin a login. address: the client's IP address, without port."""
@@ -136,14 +129,22 @@ class Attempt:
         self._account: str | None = None
         self._is_identified = False
 
-    def identify(self, startup: Startup, tls: TLSInfo | None, mechanism: str = SCRAM) -> UseExchange | UsePassword:
-        """How this person is to prove who it is. Raises LoginRefused after too many failures."""
-        is_local = self._identity.auth is Auth.LOCAL
-        name, self._account = split_login(startup.login) if is_local else (startup.login, None)
+    @property
+    def is_settled_here(self) -> bool:
+        """Authenticate says whether the proof is right; with `auth: upstream` the server will."""
+        return self._identity.auth is Auth.LOCAL
+
+    def name_of(self, startup: Startup) -> str:
+        """Whose login this is, in canonical form: what failures are counted under, whether there is such a person or not."""
+        name, self._account = split_login(startup.login) if self.is_settled_here else (startup.login, None)
         self._name = canonical(name)
-        self._refuse_if_throttled()
+        return self._name
+
+    def identify(self, startup: Startup, tls: TLSInfo | None, mechanism: str = SCRAM) -> UseExchange | UsePassword:
+        """How this person is to prove who it is."""
+        self.name_of(startup)
         self._is_identified = True
-        if not is_local:
+        if not self.is_settled_here:
             return UsePassword()
         people = self._identity.people
         person = people.find(self._name)
@@ -165,40 +166,30 @@ class Attempt:
     def authenticate(self, startup: Startup, password: bytes | None = None) -> Authorization:
         """The Authorization, if the person proved it. Raises LoginRefused otherwise.
 
-        password: only with UsePassword; whether it is right, the server will say, see refused_by_server.
+        password: only with UsePassword; whether it is right, the server will say.
         """
         person = self._identity.people.find(self._name)
         if not self._is_identified:
-            raise self._failed("authenticate before identify")
+            raise _failed("authenticate before identify")
         self._is_identified = False  # one proof, one answer
-        self._refuse_if_throttled()  # others may have failed meanwhile: many tries at once are no way round
         if self._identity.auth is Auth.UPSTREAM:
             return self._authorize_role(startup, person, password)
         if person is None:
-            raise self._failed("unknown person")
+            raise _failed("unknown person")
         # Asked again: the users file may have changed since identify.
         if objection := self._identity.objection_to(person):
-            raise self._failed(objection)
+            raise _failed(objection)
         if self._exchange is None or not self._exchange.verified:
             is_sha2 = isinstance(self._exchange, Sha2Exchange)
             has_verifier = (person.sha2_verifier if is_sha2 else person.verifier) is not None
-            raise self._failed("wrong password" if has_verifier else "the person has no verifier")
-        self._identity.throttle.succeeded(self._address, self._name)
+            raise _failed("wrong password" if has_verifier else "the person has no verifier")
         return self._authorize_account(startup, person)
-
-    def refused_by_server(self) -> None:
-        """The server did not take the person's own password (`auth: upstream`): that is a failed login too."""
-        self._identity.throttle.failed(self._address, self._name)
-
-    def accepted_by_server(self) -> None:
-        """The server took the person's own password."""
-        self._identity.throttle.succeeded(self._address, self._name)
 
     def _authorize_role(self, startup: Startup, person: Person | None, password: bytes | None) -> Authorization:
         if person is not None and (objection := self._identity.objection_to(person)):
-            raise self._failed(objection)
+            raise _failed(objection)
         if not password or not fits_server(startup.login):
-            raise self._failed("no password, or a name that no role has")
+            raise _failed("no password, or a name that no role has")
         login = startup.login
         return Authorization(
             person=person.name if person else login,
@@ -243,12 +234,6 @@ class Attempt:
             raise LoginRefused(Refusal(Why.LOGIN, "the database name is too long"))
         return asked
 
-    def _refuse_if_throttled(self) -> None:
-        blocked = self._identity.throttle.blocks(self._address, self._name)
-        if blocked:
-            event = THROTTLED if blocked == "first" else THROTTLED_AGAIN
-            raise LoginRefused(Refusal(Why.LOGIN, ""), "too many failed logins", event)
 
-    def _failed(self, reason: str) -> LoginRefused:
-        self._identity.throttle.failed(self._address, self._name)
-        return LoginRefused(Refusal(Why.LOGIN, ""), reason, FAILED)
+def _failed(reason: str) -> LoginRefused:
+    return LoginRefused(Refusal(Why.LOGIN, ""), reason, FAILED)

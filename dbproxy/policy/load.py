@@ -48,6 +48,15 @@ class CheckedPolicy:
 
 def check_policy(files: Sequence[FilePath]) -> CheckedPolicy:
     """Read policy files and find all that is wrong with them."""
+    contents, problems = read_policies(files)
+    checked = compile_policy(contents)
+    problems += checked.problems
+    has_errors = any(not problem.is_warning for problem in problems)
+    return CheckedPolicy(None if has_errors else checked.policy, tuple(sorted(problems)), checked.places)
+
+
+def read_policies(files: Sequence[FilePath]) -> tuple[list[tuple[str, bytes]], list[Problem]]:
+    """The contents of policy files that can be read and trusted, with their names, and what is wrong with the others."""
     problems: list[Problem] = []
     contents: list[tuple[str, bytes]] = []
     for path in files:
@@ -60,10 +69,7 @@ def check_policy(files: Sequence[FilePath]) -> CheckedPolicy:
             problems += error.problems
         except OSError as error:
             problems.append(Problem(str(path), 0, 0, "", f"cannot be read: {error.strerror}"))
-    checked = compile_policy(contents)
-    problems += checked.problems
-    has_errors = any(not problem.is_warning for problem in problems)
-    return CheckedPolicy(None if has_errors else checked.policy, tuple(sorted(problems)), checked.places)
+    return contents, problems
 
 
 def load_policy(files: Sequence[FilePath]) -> CheckedPolicy:

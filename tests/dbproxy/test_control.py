@@ -13,26 +13,26 @@ import orjson
 import pytest
 import uvloop
 
-from dbproxy.classifier.pool import PoolStats
-from dbproxy.control import Control, problems
+from dbproxy.control import Control
 from dbproxy.errors import StartError
-from dbproxy.metrics import Counters, Exporter
+from dbproxy.exposition import View
+from dbproxy.figures import Totals
+from dbproxy.listening import listen
 
 
 class _State:
-    """Ready in every way, until a test says otherwise."""
+    """Ready, until a test says otherwise."""
 
-    is_listening = is_audit_writable = has_policy = is_classifier_ready = True
-    is_draining = False
+    def __init__(self) -> None:
+        self.reasons: tuple[str, ...] = ()
+        self.lag_s = 0.0
+        self.totals = Totals()
 
+    async def problems(self) -> tuple[str, ...]:
+        return self.reasons
 
-class _Judge:
-    hits = misses = unparsable = failures = 0
-
-
-class _Pool:
-    stats = PoolStats()
-    processes = queued = restarts = 0
+    async def view(self) -> View:
+        return View(self.totals, (), "0.1.0")
 
 
 class _Answer:
@@ -45,15 +45,15 @@ class _Answer:
 Ask = Callable[..., _Answer]
 
 
-def _serve(
-    scenario: Callable[[Ask, Counters, _State], Any], host: str = "127.0.0.1", allowed_hosts: tuple[str, ...] = ()
-) -> Any:
+def _serve(scenario: Callable[[Ask, _State], Any], host: str = "127.0.0.1", allowed_hosts: tuple[str, ...] = ()) -> Any:
     """Run the listener in a uvloop, and the blocking scenario in a thread beside it."""
 
     async def main() -> Any:
-        counters, state = Counters(), _State()
-        control = Control(Exporter(counters, _Judge(), _Pool(), "0.1.0"), counters.lag, state, allowed_hosts)
-        address, port = await control.start(host, 0)
+        state = _State()
+        control = Control(state, allowed_hosts)
+        listening = listen(host, 0)
+        address, port = listening.getsockname()[:2]
+        await control.start(listening)
 
         def ask(
             path: str, method: str = "GET", host: str | None = None, headers: tuple[tuple[str, str], ...] = ()
@@ -71,7 +71,7 @@ def _serve(
             return answer
 
         try:
-            return await asyncio.to_thread(scenario, ask, counters, state)
+            return await asyncio.to_thread(scenario, ask, state)
         finally:
             await control.stop()
 
@@ -80,8 +80,8 @@ def _serve(
 
 
 def test_metrics_are_served() -> None:
-    def scenario(ask: Ask, counters: Counters, _state: _State) -> None:
-        counters.rows = 42
+    def scenario(ask: Ask, state: _State) -> None:
+        state.totals.counts["rows"] = 42
         answer = ask("/metrics")
         assert answer.status == 200
         assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -91,9 +91,9 @@ def test_metrics_are_served() -> None:
 
 
 def test_healthz_answers_while_the_process_lives_even_when_nothing_works() -> None:
-    def scenario(ask: Ask, counters: Counters, state: _State) -> None:
-        state.is_audit_writable = False
-        counters.lag.observe(0.0123)
+    def scenario(ask: Ask, state: _State) -> None:
+        state.reasons = ("audit cannot be written",)
+        state.lag_s = 0.0123
         answer = ask("/healthz")
         assert (answer.status, orjson.loads(answer.body)) == (200, {"status": "ok", "event_loop_lag_ms": 12.3})
 
@@ -101,43 +101,27 @@ def test_healthz_answers_while_the_process_lives_even_when_nothing_works() -> No
 
 
 def test_readyz_is_green_when_all_is_well() -> None:
-    def scenario(ask: Ask, _counters: Counters, _state: _State) -> None:
+    def scenario(ask: Ask, _state: _State) -> None:
         answer = ask("/readyz")
         assert (answer.status, orjson.loads(answer.body)) == (200, {"status": "ready", "reasons": []})
 
     _serve(scenario)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "reason"),
-    [
-        ("is_listening", False, "not listening"),
-        ("is_audit_writable", False, "audit cannot be written"),
-        ("has_policy", False, "no policy loaded"),
-        ("is_classifier_ready", False, "no classifier process"),
-        ("is_draining", True, "draining"),
-    ],
-)
-def test_each_thing_that_is_missing_is_a_reason(name: str, value: bool, reason: str) -> None:
-    state = _State()
-    setattr(state, name, value)
-    assert problems(state) == [reason]
-
-
 def test_readyz_is_red_with_its_reasons_and_green_again() -> None:
-    def scenario(ask: Ask, _counters: Counters, state: _State) -> None:
-        state.is_audit_writable, state.is_draining = False, True
+    def scenario(ask: Ask, state: _State) -> None:
+        state.reasons = ("audit cannot be written", "draining")
         answer = ask("/readyz")
         assert answer.status == 503
         assert orjson.loads(answer.body) == {"status": "not ready", "reasons": ["audit cannot be written", "draining"]}
-        state.is_audit_writable, state.is_draining = True, False
+        state.reasons = ()
         assert ask("/readyz").status == 200
 
     _serve(scenario)
 
 
 def test_hosts_that_are_us_are_answered() -> None:
-    def scenario(ask: Ask, _counters: Counters, _state: _State) -> None:
+    def scenario(ask: Ask, _state: _State) -> None:
         for host in ("127.0.0.1:PORT", "localhost:PORT", "proxy.example:9464"):
             assert ask("/healthz", host=host).status == 200, host
 
@@ -149,7 +133,7 @@ OTHER_HOSTS = """evil.example evil.example:PORT 127.0.0.1 127.0.0.1:1 127.0.0.2:
 
 
 def test_any_other_host_is_misdirected() -> None:
-    def scenario(ask: Ask, _counters: Counters, _state: _State) -> None:
+    def scenario(ask: Ask, _state: _State) -> None:
         for host in ["", *OTHER_HOSTS.split()]:
             for path in ("/metrics", "/readyz", "/nothing"):
                 answer = ask(path, host=host)
@@ -160,14 +144,14 @@ def test_any_other_host_is_misdirected() -> None:
 
 
 def test_two_host_headers_are_refused() -> None:
-    def scenario(ask: Ask, _counters: Counters, _state: _State) -> None:
+    def scenario(ask: Ask, _state: _State) -> None:
         assert ask("/metrics", headers=(("Host", "evil.example"),)).status in {400, 421}
 
     _serve(scenario)
 
 
 def test_a_listener_on_all_addresses_answers_to_the_address_it_was_reached_at() -> None:
-    def scenario(ask: Ask, _counters: Counters, _state: _State) -> None:
+    def scenario(ask: Ask, _state: _State) -> None:
         assert ask("/healthz").status == 200
         assert ask("/healthz", host="10.0.0.1:PORT").status == 421
 
@@ -181,7 +165,7 @@ def test_ipv6_works() -> None:
         except OSError:
             pytest.skip("this machine has no IPv6 loopback")
 
-    def scenario(ask: Ask, _counters: Counters, _state: _State) -> None:
+    def scenario(ask: Ask, _state: _State) -> None:
         assert ask("/healthz").status == 200
         assert ask("/healthz", host="127.0.0.1:PORT").status == 421
 
@@ -189,7 +173,7 @@ def test_ipv6_works() -> None:
 
 
 def test_only_get_is_answered() -> None:
-    def scenario(ask: Ask, _counters: Counters, _state: _State) -> None:
+    def scenario(ask: Ask, _state: _State) -> None:
         for method in ("POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "BREW"):
             for path in ("/metrics", "/healthz", "/readyz", "/"):
                 answer = ask(path, method)
@@ -199,7 +183,7 @@ def test_only_get_is_answered() -> None:
 
 
 def test_nothing_else_is_there() -> None:
-    def scenario(ask: Ask, _counters: Counters, _state: _State) -> None:
+    def scenario(ask: Ask, _state: _State) -> None:
         for path in ("/", "/docs", "/metrics/x", "/metrics//", "/../metrics", "/%6detrics/"):
             answer = ask(path)
             assert answer.status in {307, 404}, path
@@ -209,7 +193,7 @@ def test_nothing_else_is_there() -> None:
 
 
 def test_every_answer_carries_the_security_headers_and_no_version() -> None:
-    def scenario(ask: Ask, _counters: Counters, _state: _State) -> None:
+    def scenario(ask: Ask, _state: _State) -> None:
         for path, host in (("/metrics", None), ("/nothing", None), ("/metrics", "evil.example")):
             headers = ask(path, host=host).headers
             assert headers["cache-control"] == "no-store"
@@ -221,24 +205,19 @@ def test_every_answer_carries_the_security_headers_and_no_version() -> None:
 
 
 def test_a_taken_address_is_a_start_error() -> None:
-    async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as other:
-            counters = Counters()
-            control = Control(Exporter(counters, _Judge(), _Pool(), "0.1.0"), counters.lag, _State())
-            with pytest.raises(
-                StartError,
-                match=r"cannot listen on 127\.0\.0\.1 port \d+ for metrics and health: Address already in use",
-            ):
-                await control.start("127.0.0.1", other.getsockname()[1])
-            await control.stop()
-
-    asyncio.run(main())
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        pytest.raises(
+            StartError, match=r"cannot listen on 127\.0\.0\.1 port \d+ for metrics and health: Address already in use"
+        ),
+    ):
+        listen("127.0.0.1", other.getsockname()[1])
 
 
 def test_signal_handlers_stay_the_proxys() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def scenario(ask: Ask, _counters: Counters, _state: _State) -> None:
+    def scenario(ask: Ask, _state: _State) -> None:
         assert ask("/healthz").status == 200
         # asyncio.Runner itself takes SIGINT while it runs.
         assert signal.getsignal(signal.SIGTERM) == before[signal.SIGTERM]
@@ -249,9 +228,10 @@ def test_signal_handlers_stay_the_proxys() -> None:
 
 def test_after_stop_nothing_listens() -> None:
     async def main() -> None:
-        counters = Counters()
-        control = Control(Exporter(counters, _Judge(), _Pool(), "0.1.0"), counters.lag, _State())
-        host, port = await control.start("127.0.0.1", 0)
+        control = Control(_State())
+        listening = listen("127.0.0.1", 0)
+        host, port = listening.getsockname()
+        await control.start(listening)
         await control.stop()
         await control.stop()
         with pytest.raises(ConnectionRefusedError):

@@ -9,7 +9,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.fake_clock import FakeClock
 
 from dbproxy.classifier.pool import PoolStats
-from dbproxy.metrics import ACTIONS, COMMANDS, Counters, Exporter, LagHistogram, watch_loop
+from dbproxy.exposition import ProcessFigures, View, exposition
+from dbproxy.figures import Totals, take_snapshot
+from dbproxy.metrics import ACTIONS, COMMANDS, Counters, LagHistogram, watch_loop
 
 
 class _Judge:
@@ -29,8 +31,22 @@ def counters() -> Counters:
     return Counters()
 
 
-def _scrape(counters: Counters) -> dict[str, float]:
-    body, content_type = Exporter(counters, _Judge(), _Pool(), "0.1.0").exposition("")
+def _view(*counters: Counters) -> View:
+    snapshots = [take_snapshot(each, _Judge(), _Pool(), ()) for each in counters]
+    totals = Totals()
+    for snapshot in snapshots:
+        totals.add(snapshot)
+    processes = [
+        ProcessFigures(
+            f"worker {number}", True, 0, 1 << 20, 1.5, 12, each.policy_sha256, each.lag_counts, each.lag_sum_s
+        )
+        for number, each in enumerate(snapshots, 1)
+    ]
+    return View(totals, tuple(processes), "0.1.0")
+
+
+def _scrape(*counters: Counters) -> dict[str, float]:
+    body, content_type = exposition(_view(*counters), "")
     assert content_type.startswith("text/plain")
     return {
         sample.name + "".join(f"{{{key}={value}}}" for key, value in sorted(sample.labels.items())): sample.value
@@ -65,7 +81,7 @@ def test_counts_appear_under_their_names(counters: Counters) -> None:
     assert samples["dbproxy_policy_info{sha256=abababababab}"] == 1
     assert samples["dbproxy_classifier_cache_hits_total"] == 90
     assert samples["dbproxy_classifier_processes"] == 3
-    assert samples["process_resident_memory_bytes"] > 0
+    assert samples["dbproxy_process_resident_bytes{process=worker 1}"] == 1 << 20
 
 
 def test_statement_labels_stay_within_their_vocabulary(counters: Counters) -> None:
@@ -90,46 +106,75 @@ def test_no_label_can_name_a_person_or_a_table(counters: Counters) -> None:
     counters.count_statement("SELECT", "allow")
     counters.count_login("success")
     counters.count_refused_connection("capacity")
-    body, _ = Exporter(counters, _Judge(), _Pool(), "0.1.0").exposition("")
+    counters.policy_sha256 = "ab" * 32
+    body, _ = exposition(_view(counters), "")
     labels = {
         key for family in text_string_to_metric_families(body.decode()) for s in family.samples for key in s.labels
     }
-    assert labels == {"action", "command", "direction", "le", "reason", "result", "sha256", "stage", "version"}
+    assert labels == {
+        "action",
+        "command",
+        "direction",
+        "le",
+        "process",
+        "reason",
+        "result",
+        "sha256",
+        "stage",
+        "version",
+    }
 
 
 def test_names_follow_the_conventions(counters: Counters) -> None:
-    body, _ = Exporter(counters, _Judge(), _Pool(), "0.1.0").exposition("")
+    body, _ = exposition(_view(counters), "")
     for family in text_string_to_metric_families(body.decode()):
-        assert family.name.startswith(("dbproxy_", "process_"))
+        assert family.name.startswith("dbproxy_")
         assert family.documentation
         assert not family.name.endswith(("_ms", "_us", "_ns", "_milliseconds"))
 
 
 def test_openmetrics_is_served_on_request(counters: Counters) -> None:
-    body, content_type = Exporter(counters, _Judge(), _Pool(), "0.1.0").exposition(
-        "application/openmetrics-text; version=1.0.0"
-    )
+    body, content_type = exposition(_view(counters), "application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert body.endswith(b"# EOF\n")
 
 
-def test_two_exporters_do_not_meet(counters: Counters) -> None:
+def test_workers_add_up_and_stay_apart_where_it_matters(counters: Counters) -> None:
     other = Counters()
-    other.rows = 7
-    assert _scrape(counters)["dbproxy_rows_total"] == 0
-    assert _scrape(other)["dbproxy_rows_total"] == 7
+    counters.rows, other.rows = 5, 7
+    counters.sessions_open = other.sessions_open = 2
+    counters.count_statement("SELECT", "allow")
+    other.count_statement("SELECT", "allow")
+    counters.policy_sha256, other.policy_sha256 = "ab" * 32, "cd" * 32
+    other.lag.observe(0.3)
+    samples = _scrape(counters, other)
+    assert samples["dbproxy_rows_total"] == 12
+    assert samples["dbproxy_sessions_open"] == 4
+    assert samples["dbproxy_statements_total{action=allow}{command=SELECT}"] == 2
+    assert (
+        samples["dbproxy_policy_info{sha256=abababababab}"] == samples["dbproxy_policy_info{sha256=cdcdcdcdcdcd}"] == 1
+    )
+    assert samples["dbproxy_event_loop_lag_seconds_count{process=worker 1}"] == 0
+    assert samples["dbproxy_event_loop_lag_seconds_count{process=worker 2}"] == 1
+
+
+def test_what_an_ended_process_counted_stays_and_its_levels_go(counters: Counters) -> None:
+    counters.rows, counters.sessions_open = 5, 2
+    totals = Totals()
+    totals.add(take_snapshot(counters, None, None, ()), is_over=True)
+    assert (totals.counts["rows"], totals.levels["sessions_open"]) == (5, 0)
 
 
 def test_lag_buckets_are_cumulative_and_include_their_bound(counters: Counters) -> None:
     for lag_s in (0.0005, 0.001, 0.02, 0.3, 9.0):
         counters.lag.observe(lag_s)
     samples = _scrape(counters)
-    assert samples["dbproxy_event_loop_lag_seconds_bucket{le=0.001}"] == 2
-    assert samples["dbproxy_event_loop_lag_seconds_bucket{le=0.025}"] == 3
-    assert samples["dbproxy_event_loop_lag_seconds_bucket{le=2.5}"] == 4
-    assert samples["dbproxy_event_loop_lag_seconds_bucket{le=+Inf}"] == 5
-    assert samples["dbproxy_event_loop_lag_seconds_count"] == 5
-    assert samples["dbproxy_event_loop_lag_seconds_sum"] == pytest.approx(9.3215)
+    assert samples["dbproxy_event_loop_lag_seconds_bucket{le=0.001}{process=worker 1}"] == 2
+    assert samples["dbproxy_event_loop_lag_seconds_bucket{le=0.025}{process=worker 1}"] == 3
+    assert samples["dbproxy_event_loop_lag_seconds_bucket{le=2.5}{process=worker 1}"] == 4
+    assert samples["dbproxy_event_loop_lag_seconds_bucket{le=+Inf}{process=worker 1}"] == 5
+    assert samples["dbproxy_event_loop_lag_seconds_count{process=worker 1}"] == 5
+    assert samples["dbproxy_event_loop_lag_seconds_sum{process=worker 1}"] == pytest.approx(9.3215)
 
 
 def test_the_loop_watcher_sees_a_blocked_loop() -> None:

@@ -38,6 +38,7 @@ def test_full_volume_refuses_statements_and_resumes_without_restart(
 ) -> None:
     def change(settings: dict) -> None:  # type: ignore[type-arg] # plain YAML
         settings["audit"] = {"directory": str(small_volume / "ledger"), "reserve_bytes": 256 * 1024}
+        settings["processes"] = {"workers": 1}  # another one would go on for as long as it finds room itself
 
     marker = "x" * 3000
     with (

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from support import pg_bytes as pg
-from support.bar import POLICY, cpu_s, fake_server, memory_kib, statements_of_clients
+from support.bar import POLICY, fake_server, statements_of_clients
 from support.fake_postgres import Session
 from support.figures import record, scaled
 from support.lying_counts import is_whole, lying_body
@@ -50,7 +50,7 @@ def test_startup_packets_of_impossible_length_are_closed_at_once(
     proxy = make_proxy(database=vault.name, change=quick)
     mark = vault.server.log.mark()
     rounds = scaled(5, 100)
-    before = memory_kib(proxy.process.pid)
+    before = proxy.memory_kib()
     slowest = 0.0
     for _ in range(rounds):
         for length in STARTUP_LENGTHS:
@@ -58,7 +58,7 @@ def test_startup_packets_of_impossible_length_are_closed_at_once(
             client.send(length.to_bytes(4, "big") + b"\0\3\0\0")
             slowest = max(slowest, end_of(client))
             client.close()
-    grown = memory_kib(proxy.process.pid) - before
+    grown = proxy.memory_kib() - before
     # The longest that PostgreSQL takes: refused for its contents, not for its length.
     client = RawClient.open(proxy.host, proxy.port)
     filler = 10_000 - len(pg.startup({"user": "alice", "x.y": ""}))
@@ -93,7 +93,7 @@ def test_messages_of_impossible_length_end_the_session(make_proxy: Callable[...,
     kinds = "QPBDECSHFXcfp"
     with logged_in(proxy.address()) as client:
         client.query("select 1")
-    before, spent = memory_kib(proxy.process.pid), cpu_s(proxy.process.pid)
+    before, spent = proxy.memory_kib(), proxy.cpu_s()
     survivors = []
     cases = [(kind, length) for kind in kinds for length in TYPED_LENGTHS]
     for kind, length in cases:
@@ -103,7 +103,7 @@ def test_messages_of_impossible_length_end_the_session(make_proxy: Callable[...,
                 end_of(client)
                 continue
             survivors.append((kind, length))
-    grown, spent = memory_kib(proxy.process.pid) - before, cpu_s(proxy.process.pid) - spent
+    grown, spent = proxy.memory_kib() - before, proxy.cpu_s() - spent
     assert vault.fetch("select count(*) from notes") == [(20,)]
     assert grown < 32 * 1024
     record(
@@ -127,11 +127,11 @@ def test_copy_data_of_declared_megabytes_makes_no_room_for_them(
             if is_copying:
                 client.send(pg.query("copy notes from stdin"))
                 client.until_kind("G")
-            before = memory_kib(proxy.process.pid)
+            before = proxy.memory_kib()
             client.send(pg.frame("d", b"1\tx\n", length=200 << 20))
             for _ in range(32):
                 client.send(b"2\tyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\n" * 8192)
-            assert memory_kib(proxy.process.pid) - before < 16 * 1024
+            assert proxy.memory_kib() - before < 16 * 1024
 
 
 def test_unfinished_message_ends_the_session_in_time(make_proxy: Callable[..., Proxy], vault: Database) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from support import pg_bytes as pg
-from support.bar import POLICY, memory_kib, statements_of_clients
+from support.bar import POLICY, statements_of_clients
 from support.figures import record, scaled
 from support.login_driver import LoginDriver
 from support.mutations import mutated
@@ -199,7 +199,7 @@ def test_running_proxy_survives_mutated_clients_and_records_all_that_ran(
     target = scaled(400, 20_000)
     with logged_in(proxy.address()) as other:
         other.query("select 1")
-        before = memory_kib(proxy.process.pid)
+        before = proxy.memory_kib()
         count = seed = 0
         slowest = 0.0
         while count < target:
@@ -224,7 +224,7 @@ def test_running_proxy_survives_mutated_clients_and_records_all_that_ran(
         while len(proxy.records("session.start")) - len(proxy.records("session.end")) > 1:
             assert time.monotonic() < deadline, "sessions of clients that left do not end"
             time.sleep(0.2)
-        grown = memory_kib(proxy.process.pid) - before
+        grown = proxy.memory_kib() - before
     judged = {
         each["sql"].encode("utf-8", "surrogateescape") for each in proxy.records("statement.intent") if "sql" in each
     }

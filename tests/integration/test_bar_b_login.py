@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from support import pg_bytes as pg
-from support.bar import cpu_s, fake_server
+from support.bar import fake_server
 from support.fake_postgres import Auth, Fault
 from support.figures import IS_FULL, record, scaled
 from support.proxy import Proxy, running_proxy, scram_verifier
@@ -207,10 +207,10 @@ def test_server_that_cheats_at_scram_gets_no_session(postgres: PostgresServer, t
         fake_server(postgres, auth=Auth.SCRAM, fault=fault) as (fake, server),
         proxy_of(server, tmp_path / "p") as proxy,
     ):
-        before = cpu_s(proxy.process.pid)
+        before = proxy.cpu_s()
         with pytest.raises(AssertionError), logged_in(proxy.address()):
             pass
-        spent = cpu_s(proxy.process.pid) - before
+        spent = proxy.cpu_s() - before
         assert not [
             each for each in fake.sessions if each.is_ready and fault is Fault.WRONG_SIGNATURE and each.received[2:]
         ]
@@ -330,7 +330,7 @@ def test_startup_parameters_are_refused_or_kept_as_the_client_said(
     proxy = make_proxy(policy="default", database=vault.name, change=loosen)
     mark = vault.server.log.mark()
     admitted = []
-    before = cpu_s(proxy.process.pid)
+    before = proxy.cpu_s()
     for parameters in REFUSED_PARAMETERS:
         client = RawClient.open(proxy.host, proxy.port, 10)
         client.send(pg.startup([("user", "alice"), ("database", vault.name), *parameters]))
@@ -341,7 +341,7 @@ def test_startup_parameters_are_refused_or_kept_as_the_client_said(
             pass
         finally:
             client.close()
-    spent = cpu_s(proxy.process.pid) - before
+    spent = proxy.cpu_s() - before
     assert connections(vault.server, mark) == 0
     wrong = []
     for parameters, question, expected in KEPT_PARAMETERS:

@@ -19,7 +19,6 @@ from typing import Any
 import orjson
 import psycopg
 import pytest
-from support.bar import memory_kib
 from support.faults import FaultyDisk
 from support.figures import record, report, scaled
 from support.load import Load, mixed, mixed_known, writes
@@ -177,7 +176,7 @@ def test_a_slow_disk_slows_nobody_down_but_who_must_wait(
     proxy = make_proxy(database=vault.name, change=with_audit(durability=durability), environment=disk.environment)
     load = Load(proxy, vault.name, sessions=64)
     load.run(1.0, mixed_known)
-    before_kib = memory_kib(proxy.process.pid)
+    before_kib = proxy.memory_kib()
     lag_before = _lag(proxy)
     disk.set(fdatasync={"sleep": 0.2})
     load = Load(proxy, vault.name, sessions=64)
@@ -187,7 +186,7 @@ def test_a_slow_disk_slows_nobody_down_but_who_must_wait(
     lag = {bound: count - lag_before[bound] for bound, count in _lag(proxy).items()}
     rate = len(load.acknowledged) / took
     late = lag["+Inf"] - lag["0.025"]
-    grown_mib = (memory_kib(proxy.process.pid) - before_kib) / 1024
+    grown_mib = (proxy.memory_kib() - before_kib) / 1024
     report(
         f"H5.{durability}",
         "64 sessions, fdatasync +200 ms",

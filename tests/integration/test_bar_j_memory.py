@@ -11,12 +11,10 @@ import socket
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 from support import pg_bytes as pg
-from support.bar import memory_kib
 from support.figures import IS_HOURS, record, scaled
 from support.proxy import Proxy
 from support.raw_client import RawClient, errors, logged_in, outline
@@ -52,12 +50,6 @@ def read_stream(client: RawClient, sql: str, bytes_per_s: float | None) -> tuple
     return digest.hexdigest(), size
 
 
-def forget_peak(proxy: Proxy) -> int:
-    """Begin a new measurement of the peak. Returns resident KiB now."""
-    Path(f"/proc/{proxy.process.pid}/clear_refs").write_text("5")
-    return memory_kib(proxy.process.pid)
-
-
 def roomy(settings: dict[str, Any]) -> None:
     settings["limits"] = {"max_sessions_per_address": 1000, "max_sessions_per_user": 1000, "max_sessions": 2000}
 
@@ -83,9 +75,9 @@ def test_large_result_passes_unharmed_and_takes_no_memory(
         expected = read_stream(direct, sql, None)
     with logged_in(proxy.address(), timeout_s=60) as client:
         client.query("select 1")
-        before = forget_peak(proxy)
+        before = proxy.forget_peak()
         seen = read_stream(client, sql, bytes_per_s)
-        grown = memory_kib(proxy.process.pid, "VmHWM") - before
+        grown = proxy.memory_kib("VmHWM") - before
         assert outline(client.query("select 1")) == ["T", "D(b'1',)", "CSELECT 1", "ZI"]
     outcome = proxy.wait_for_record(lambda each: each["type"] == "statement.outcome" and each["rows"] > 1000)
     assert (outcome["rows"], outcome["received_bytes"]) == (rows_for(megabytes), seen[1])
@@ -106,7 +98,7 @@ def test_reader_that_stops_stops_its_server(make_proxy: Callable[..., Proxy], va
     proxy = make_proxy(database=vault.name, change=roomy)
     with logged_in(proxy.address(), timeout_s=60) as client:
         client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-        before = forget_peak(proxy)
+        before = proxy.forget_peak()
         client.send(pg.query(sized(rows_for(256))))
         client.stream.recv(1)
         deadline = time.monotonic() + 20
@@ -116,7 +108,7 @@ def test_reader_that_stops_stops_its_server(make_proxy: Callable[..., Proxy], va
         while vault.fetch(waiting) != [(1,)]:
             assert time.monotonic() < deadline, "the server is not waiting for its client"
             time.sleep(0.1)
-        grown = memory_kib(proxy.process.pid, "VmHWM") - before
+        grown = proxy.memory_kib("VmHWM") - before
         with logged_in(proxy.address("bob")) as other:
             assert not errors(other.query("select 1"))
     assert grown < 32 * 1024
@@ -156,7 +148,7 @@ def test_many_slow_readers_stay_within_their_share(make_proxy: Callable[..., Pro
     ):
         expected = read_stream(direct, sql, None)
         other.query("select 1")
-        before = forget_peak(proxy)
+        before = proxy.forget_peak()
         with slow_readers(addresses, sql, bytes_per_s=1 << 17) as slow:
             p99_ms([other, direct], 2)  # until every buffer on the way is full
             for _ in range(rounds):
@@ -166,7 +158,7 @@ def test_many_slow_readers_stay_within_their_share(make_proxy: Callable[..., Pro
                 p99_ms([other], 0.5)
                 quiet.append(p99_ms([other, direct], 3))
             results = slow.finish(scaled(4 << 20, 1 << 20))
-        grown = memory_kib(proxy.process.pid, "VmHWM") - before
+        grown = proxy.memory_kib("VmHWM") - before
     wrong = sum(result != expected for result in results) + readers - len(results)
     figures = {}
     is_slowed = False
@@ -203,12 +195,12 @@ def test_prepared_statements_are_capped_with_a_clear_error(make_proxy: Callable[
     proxy = make_proxy(database=vault.name, change=change)
     with logged_in(proxy.address(), timeout_s=60) as client:
         client.query("select 1")
-        before = forget_peak(proxy)
+        before = proxy.forget_peak()
         codes: list[str] = []
         for start in range(0, count, 50):
             client.send(*(pg.parse(f"name_{n}", "select 1") + pg.sync() for n in range(start, start + 50)))
             codes += errors(client.ready(50))
-        grown = memory_kib(proxy.process.pid, "VmHWM") - before
+        grown = proxy.memory_kib("VmHWM") - before
         assert not errors(client.run(pg.close("S", "name_1"), pg.sync()))
         assert not errors(client.run(pg.parse("another", "select 1"), pg.sync()))
         assert not errors(client.query("select 1"))

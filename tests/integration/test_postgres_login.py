@@ -12,6 +12,7 @@ import secrets
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ import psycopg.pq
 import pytest
 from support.servers import PASSWORDS, PostgresServer
 
-from config.settings import Auth, ListenerTLS, ListenerTLSMode, LoginFailures, Target, Timeouts
+from config.settings import Auth, ListenerTLS, ListenerTLSMode, Target, Timeouts
 from config.users import Person, Users
 from dbproxy.clock import SystemClock
 from dbproxy.embedded.certificates import CertificateAuthority
@@ -30,6 +31,7 @@ from dbproxy.identity.identity import Identity
 from dbproxy.identity.tls import load_listener_certificate, target_context
 from dbproxy.login import LoginDriver, Progress
 from dbproxy.transport import Link, Wire
+from protocol.contract import Refusal, Why
 from protocol.errors import ProtocolError
 from protocol.login import Cancel, IssuedKey, LoginRefused, ServerReady
 from protocol.postgres.login import LoginOptions, login
@@ -46,6 +48,15 @@ class Gate:
     logins: list[Progress] = field(default_factory=list)
     cancels: list[Cancel] = field(default_factory=list)
     secrets: list[bytes] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
+    max_failures: int = 10
+
+    async def throttle(self, person: str, *, begins_proof: bool) -> None:
+        if self.failures[person] >= self.max_failures:
+            raise LoginRefused(Refusal(Why.LOGIN, ""), "too many failed logins", "login_throttled")
+
+    def proved(self, person: str, *, is_right: bool) -> None:
+        self.failures[person] += not is_right
 
     async def admit(self, progress: Progress) -> None:
         self.logins.append(progress)
@@ -77,7 +88,7 @@ class Proxy:
             accounts={"db": tuple(account.name for account in target.accounts)},
         )
         users = Users(people=(person,))
-        self._identity = Identity(auth, users, LoginFailures(), SystemClock(), b"mock", secrets.token_bytes)
+        self._identity = Identity(auth, users, SystemClock(), b"mock", secrets.token_bytes)
         self.gate = Gate()
         self.ends: list[Exception | None] = []
         self._loop = asyncio.new_event_loop()
@@ -88,7 +99,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def limit_failures(self, per_user: int) -> None:
-        self._identity.throttle.configure(1000, per_user, 60.0)
+        self.gate.max_failures = per_user
 
     def wait_for_event(self, event: str) -> None:
         """The client learns of its refusal a moment before the driver has returned."""

@@ -7,11 +7,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from support.fake_postgres import FakePostgres
@@ -65,9 +63,10 @@ def _retry(is_done: Callable[[], bool], timeout_s: float) -> None:
 def reload_policy(proxy: Proxy, text: str) -> None:
     """Put another policy in force and wait until it is."""
     before = len(proxy.records("policy.loaded"))
+    workers = len(proxy.processes("worker"))
     proxy.write_policy(text)
     proxy.reload()
-    _retry(lambda: len(proxy.records("policy.loaded")) > before, 10)
+    _retry(lambda: len(proxy.records("policy.loaded")) >= before + workers, 10)
 
 
 def statements_of_clients(database: Database, since: int) -> list[str]:
@@ -97,17 +96,3 @@ def fake_server(real: PostgresServer, **options: Any) -> Iterator[tuple[FakePost
         loop.call_soon_threadsafe(stop.set)
         thread.join(20)
         loop.close()
-
-
-def memory_kib(pid: int, field: str = "VmRSS") -> int:
-    """Resident memory of a process, or its peak with VmHWM."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1])
-    raise AssertionError(f"process {pid} has no {field}")
-
-
-def cpu_s(pid: int) -> float:
-    """Processor time that a process itself has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

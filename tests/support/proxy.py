@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import hashlib
 import hmac
 import http.client
@@ -28,6 +29,7 @@ import psycopg
 import yaml
 from support import canaries
 from support.servers import PASSWORDS, PostgresServer
+from support.usage import children, command_line, cpu_s, memory_kib
 
 from dbproxy.embedded.certificates import CertificateAuthority
 
@@ -106,15 +108,57 @@ class Proxy:
         ) as connection:
             yield connection
 
+    # ------------------------------------------------------------------ its processes
+
+    def processes(self, role: str) -> list[int]:
+        """Process numbers of `control` or of every `worker`, a worker's in the order of slots."""
+        found = []
+        for pid in children(self.process.pid):
+            words = command_line(pid)
+            if "dbproxy.process" in words and words[words.index("dbproxy.process") + 1] == role:
+                found.append((int(words[words.index("dbproxy.process") + 2]), pid))
+        return [pid for _, pid in sorted(found)]
+
+    @property
+    def pids(self) -> list[int]:
+        """The supervisor, control, and every worker; not what parses SQL."""
+        return [self.process.pid, *self.processes("control"), *self.processes("worker")]
+
+    def memory_kib(self, field: str = "VmRSS") -> int:
+        """Resident memory of all of them, or the sum of their peaks with VmHWM."""
+        return sum(memory_kib(pid, field) for pid in self.pids)
+
+    def forget_peak(self) -> int:
+        """Begin to measure VmHWM anew. Returns what is resident now."""
+        for pid in self.pids:
+            Path(f"/proc/{pid}/clear_refs").write_text("5")  # proc(5): 5 resets VmHWM
+        return self.memory_kib()
+
+    def cpu_s(self) -> float:
+        """Processor time that they have used."""
+        return sum(cpu_s(pid) for pid in self.pids)
+
     # ------------------------------------------------------------------ what it recorded and says of itself
 
     def records(self, *types: str) -> list[dict[str, Any]]:
-        """Every complete record of the ledger so far, of the given types if any, in order."""
-        found = []
-        for path in sorted(self.ledger.glob("*.jsonl")):
-            lines = path.read_bytes().split(b"\n")[:-1]
-            found += [json.loads(line) for line in lines if line.strip()]
-        return [record for record in found if not types or record["type"] in types]
+        """Every complete record of the ledger so far, of the given types if any, by time; each chain's in their order."""
+        records = [record for each in self._segments("audit-*").values() for record in each]
+        records.sort(key=lambda record: record["at"])  # stable: where two of a chain have one time, they stay in order
+        return [record for record in records if not types or record["type"] in types]
+
+    def records_of(self, slot: int) -> list[dict[str, Any]]:
+        """The records of one chain."""
+        return [record for each in self._segments(f"audit-{slot}-*").values() for record in each]
+
+    def _segments(self, pattern: str) -> dict[str, list[dict[str, Any]]]:
+        """By name, in order."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for path in sorted(self.ledger.glob(f"{pattern}.jsonl*")):
+            with contextlib.suppress(FileNotFoundError):  # compressed at this moment: the other form is there too
+                data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+                lines = data.split(b"\n")[:-1]
+                found[path.name.removesuffix(".gz")] = [json.loads(line) for line in lines if line.strip()]
+        return found
 
     def wait_for_record(self, is_it: Callable[[dict[str, Any]], bool], timeout_s: float = 10) -> dict[str, Any]:
         """The first record for which is_it holds, waiting for it to appear."""

@@ -42,6 +42,11 @@ class RawClient:
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return cls(stream)
 
+    @property
+    def is_within_message(self) -> bool:
+        """A part of a message has come, and not its end."""
+        return bool(self._buffer)
+
     def secure(self, context: ssl.SSLContext) -> None:
         self.send(pg.ssl_request())
         assert self.stream.recv(1) == b"S"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fake_clock import FakeClock
 
-from config.settings import Account, Auth, LoginFailures, Target
+from config.settings import Account, Auth, Target
 from config.users import Person, Users
 from dbproxy.identity.access import server_access
 from dbproxy.identity.authorization import Authorization
@@ -39,10 +39,9 @@ def person(name: str = "alice", **more: Any) -> Person:
     return Person(name=name, **{"verifier": VERIFIER, **more})
 
 
-def make(*people: Person, auth: Auth = Auth.LOCAL, per_user: int = 10, per_address: int = 20) -> Identity:
-    limits = LoginFailures(per_user=per_user, per_address=per_address)
+def make(*people: Person, auth: Auth = Auth.LOCAL) -> Identity:
     users = Users(people=people or (person(),))
-    return Identity(auth, users, limits, FakeClock(), b"mock-secret", lambda size: b"n" * size)
+    return Identity(auth, users, FakeClock(), b"mock-secret", lambda size: b"n" * size)
 
 
 def startup(login: str = "alice", database: str | None = None) -> Startup:
@@ -255,39 +254,19 @@ def test_objections_to_open_sessions_after_a_reload() -> None:
         assert identity.objection(authorization) == objection
 
 
-# ----------------------------------------------------------------------------------------------------------- throttle
+# --------------------------------------------------------------------------------------------- names to count failures by
 
 
-def test_brute_force_is_refused_at_once_and_told_once() -> None:
-    identity = make(per_user=3)
-    events = []
-    for _ in range(6):
-        events.append(refusal(identity, password=b"wrong").event)
-    assert events == ["login_failed"] * 3 + ["login_throttled", "login_throttled_again", "login_throttled_again"]
-    with pytest.raises(LoginRefused) as caught:
-        identity.attempt(TARGET, "10.0.0.1").identify(startup(), None)
-    assert (caught.value.refusal.why, caught.value.refusal.message) == (Why.LOGIN, "")
-    assert log_in(identity, startup(), address="10.0.0.2").person == "alice"
+def test_variants_of_a_name_are_counted_under_one() -> None:
+    attempt = make().attempt(TARGET, "10.0.0.1")
+    assert {attempt.name_of(startup(login)) for login in ("alice", "ALICE", "ａｌｉｃｅ+app")} == {"alice"}
+    assert attempt.is_settled_here
 
 
-def test_variants_of_a_name_share_their_failures() -> None:
-    identity = make(per_user=3)
-    for login in ("alice", "ALICE", "ａｌｉｃｅ+app"):
-        refusal(identity, login, b"wrong")
-    assert refusal(identity, "Alice").event == "login_throttled"
-
-
-def test_many_tries_at_once_are_no_way_round() -> None:
-    identity = make(per_user=3)
-    attempts = [identity.attempt(TARGET, "10.0.0.1") for _ in range(10)]
-    for attempt in attempts:
-        prove(attempt, startup(), b"secret" if attempt is attempts[-1] else b"wrong")
-    events = []
-    for attempt in attempts:
-        with pytest.raises(LoginRefused) as caught:
-            attempt.authenticate(startup())
-        events.append(caught.value.event)
-    assert events.count("login_failed") == 3
+def test_role_is_counted_under_its_whole_name() -> None:
+    attempt = make(auth=Auth.UPSTREAM).attempt(TARGET, "10.0.0.1")
+    assert attempt.name_of(startup("bob+x")) == "bob+x"
+    assert not attempt.is_settled_here
 
 
 # ----------------------------------------------------------------------------------------------------- auth: upstream
@@ -324,18 +303,6 @@ def test_upstream_login_is_refused_here(who: Person, login: str, password: bytes
     with pytest.raises(LoginRefused) as caught:
         attempt.authenticate(startup(login), password)
     assert (caught.value.refusal.why, caught.value.refusal.message) == (Why.LOGIN, "")
-
-
-def test_server_s_refusals_count_for_the_throttle() -> None:
-    identity = make(auth=Auth.UPSTREAM, per_user=2)
-    for _ in range(2):
-        attempt = identity.attempt(TARGET, "10.0.0.1")
-        attempt.identify(startup(), TLS)
-        attempt.authenticate(startup(), b"wrong")
-        attempt.refused_by_server()
-    with pytest.raises(LoginRefused) as caught:
-        identity.attempt(TARGET, "10.0.0.1").identify(startup(), TLS)
-    assert caught.value.event == "login_throttled"
 
 
 def test_listed_role_has_groups_and_unlisted_ones_may_stay_after_a_reload() -> None:
