@@ -148,12 +148,13 @@ class Server:
                 entrance.accepting = self._tasks.spawn(
                     self._accept(entrance, entrance.socket), name=f"listener {entrance.listener.name}"
                 )
-            if entrance.engine.watch is not None:
-                self._tasks.spawn(entrance.engine.watch(entrance.target), name=f"target {entrance.target.name}")
         self._tasks.spawn(self._watch_limits(), name="session limits")
 
     async def _accept(self, entrance: Entrance, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        if entrance.engine.watch is not None:
+            watch = self._tasks.spawn(entrance.engine.watch(entrance.target), name=f"target {entrance.target.name}")
+            await asyncio.wait((watch,), timeout=self.settings.timeouts.connect_s)  # the first clients need not fail
         while True:
             try:
                 raw, address = await loop.sock_accept(listening)

@@ -16,12 +16,11 @@ from collections.abc import Callable
 
 from protocol.contract import Host, Refusal, Side, Transaction, Verdict, Why
 from protocol.mysql.client_walk import ClientWalk
-from protocol.mysql.line import CLIENT, HOST, JUDGING, SERVER, Line
+from protocol.mysql.line import CLIENT, HOST, JUDGING, Line
 from protocol.mysql.replies import Replies
 from protocol.mysql.requests import Requests
 from protocol.mysql.revoke import revoke_commands
 from protocol.mysql.server_walk import ServerWalk
-from protocol.mysql.wire import refusal_error
 
 
 def nobody(number: int) -> int | None:
@@ -134,7 +133,5 @@ class MySQLRelay:
         line = self._line
         if line.is_closed:
             return
-        if side is SERVER and line.ending is None and line.is_at_boundary and not line.is_leaving:
-            lost = Refusal(Why.SERVER_LOST, "dbproxy: the database closed the connection")
-            line.host.send(CLIENT, refusal_error(line.next_sequence, lost))
+        # Nothing is said about a lost server: programs know a lost connection by the number that their own library gives it, 2006 or 2013.
         line.shut(side, Why.LEFT if side is CLIENT else Why.SERVER_LOST, "connection closed")

@@ -101,7 +101,7 @@ ERRNO = {
     Why.TOO_LARGE: 1153,  # ER_NET_PACKET_TOO_LARGE
     Why.LOGIN: 1045,  # ER_ACCESS_DENIED_ERROR
     Why.UNSUPPORTED: 1235,  # ER_NOT_SUPPORTED_YET
-    Why.SERVER_LOST: 2013,  # CR_SERVER_LOST: a number of the clients, by which they know that the connection is gone
+    Why.SERVER_LOST: 1158,  # ER_NET_READ_ERROR
 }
 """What the client sees for each reason: the error table of the design."""
 UNKNOWN_STATEMENT = 1243  # ER_UNKNOWN_STMT_HANDLER
@@ -113,6 +113,7 @@ _SQLSTATE = {
     1053: "08S01",
     1142: "42000",
     1153: "08S01",
+    1158: "08S01",
     1226: "42000",
     1227: "42000",
     1235: "42000",
