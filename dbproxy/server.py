@@ -316,7 +316,7 @@ class Server:
     def describe(self, live: Live) -> SessionInfo:
         """A session as operators see it."""
         session, authorization = live.session, live.progress.authorization
-        statements, refused, rows, answered_bytes, sent_bytes = session.totals
+        statements, refused, rows, received_bytes, sent_bytes = session.totals
         quiet_ns = self.clock.monotonic_ns() - session.last_active_ns
         return SessionInfo(
             id=session.session_id,
@@ -335,8 +335,8 @@ class Server:
             statements=statements,
             refused=refused,
             rows=rows,
-            received_bytes=sent_bytes,
-            sent_bytes=answered_bytes,
+            received_bytes=received_bytes,
+            sent_bytes=sent_bytes,
         )
 
     async def drain(self, *, is_gentle: bool) -> None:

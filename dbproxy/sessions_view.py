@@ -38,7 +38,7 @@ class SessionInfo:
 
     id: as in the audit trail. worker: the slot whose worker holds it. account: "" if people use their own role.
     client: address:port. Times are nanoseconds of wall time since 1970 UTC. refused: statements that the server never saw.
-    received_bytes: from the client; sent_bytes: to it.
+    received_bytes: answers of the server; sent_bytes: bulk data (COPY) for it; both as in the audit trail.
     """
 
     id: str

@@ -44,7 +44,7 @@ def list_sessions(
     now = dt.datetime.now(dt.UTC)
     shown = table(
         "id", "person", "account", "target", "database", "client", "application", "state", "for", "idle", "statements",
-        "rows", "sent",
+        "rows", "received",
     )  # fmt: skip
     for each in sessions:
         idle = ago(each["last_active_at"], now) if each["state"] == "idle" else ""
@@ -53,7 +53,7 @@ def list_sessions(
             cell(each["application"]),
             _state(each),
             *map(cell, (ago(each["started_at"], now), idle, each["statements"], each["rows"])),
-            cell(size(each["sent_bytes"])),
+            cell(size(each["received_bytes"])),
         )
     show(shown, f"{len(sessions)} session{'' if len(sessions) == 1 else 's'}")
 

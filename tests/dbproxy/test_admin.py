@@ -105,8 +105,8 @@ def test_sessions_of_all_workers_are_listed(client: AdminClient) -> None:
         "statements": 3,
         "refused": 1,
         "rows": 42,
-        "received_bytes": 900,
-        "sent_bytes": 12345,
+        "received_bytes": 12345,
+        "sent_bytes": 900,
     }
     assert (bob["worker"], bob["application"]) == (2, "\x1b[2Jevil\\udcff")
 

@@ -37,8 +37,8 @@ ALICE = SessionInfo(
     statements=3,
     refused=1,
     rows=42,
-    received_bytes=900,
-    sent_bytes=12_345,
+    received_bytes=12_345,
+    sent_bytes=900,
 )
 BOB = replace(
     ALICE,
