@@ -197,6 +197,12 @@ def test_mariadbs_ed25519_accounts_work(mariadb: MySQLServer, tmp_path: Any) -> 
             f"create user 'clear_user'@'{host}' identified via ed25519 using password('{PASSWORDS['clear_user']}')"
         )
 
+    mariadb.execute(
+        "create database if not exists test",
+        "grant all on test.* to 'clear_user'@'%'",
+        "grant all on test.* to 'clear_user'@'localhost'",
+    )
+
     def sign(settings: dict[str, Any]) -> None:
         settings["targets"][0]["accept_auth"] = ["client_ed25519"]
 
