@@ -35,6 +35,7 @@ _TRANSACTION: dict[Transaction | None, bytes] = {
 } | {None: b""}
 _READY_MAX = 256
 _READY_TEXT_BYTES = 4096
+_ON_DYNAMIC = "defaults.on_dynamic"
 _HINT = "Ask your security team if you need this; give them the request id."
 _HINTS = {
     "defaults.on_unparsable": "dbproxy cannot vouch for its reading of this text. Check the spelling; if the database does accept it, "
@@ -472,18 +473,25 @@ class Session:
         request = f"{self.session_id}-{statement.id}"
         rule = decision.rule or "policy"
         reason = ruling.entry.report.reason
+        why = Why.BLOCKED if decision.hits else Why.POLICY_ERROR
+        told = f'blocked by rule "{rule}"'
+        if statement.text is None and statement.act is not Act.CALL and rule == _ON_DYNAMIC:
+            # Nothing is known behind the name, and most often there is nothing: what clients understand is the server's own code.
+            why = Why.UNKNOWN_CURSOR if statement.act is Act.RESUME else Why.UNKNOWN_PREPARED
+            what = "portal or cursor" if statement.act is Act.RESUME else "prepared statement"
+            told = f'{what} "{statement.name.decode("utf-8", "replace")}" is not known; {told}'
         refusal = Refusal(
-            Why.BLOCKED if decision.hits else Why.POLICY_ERROR,
-            f'dbproxy: blocked by rule "{rule}" (request {request})',
+            why,
+            f"dbproxy: {told} (request {request})",
             "; ".join(filter(None, [decision.hits[0].matched if decision.hits else "", reason])),
             decision.message or _HINTS.get(rule, _HINT),
         )
         body = b'"session":"%b","statement":%d,%b' % (self.session_id.encode(), statement.id, start)
         if statement.parameters:
             body += b"," + self._describe_parameters(statement)
-        told = {"why": refusal.why.value, "message": refusal.message, "detail": refusal.detail, "request": request}
+        fields = {"why": refusal.why.value, "message": refusal.message, "detail": refusal.detail, "request": request}
         try:
-            self._turn.append(EventType.STATEMENT_REFUSED, body + b"," + members(told))
+            self._turn.append(EventType.STATEMENT_REFUSED, body + b"," + members(fields))
         except AuditDown:
             self._turn.ledger.refused_while_down += 1
         self._total_refused += 1

@@ -41,6 +41,8 @@ SQLSTATE: Final = {
     Why.PROTOCOL: "08P01",  # protocol_violation
     Why.TOO_LARGE: "54000",  # program_limit_exceeded
     Why.LOGIN: "28P01",  # invalid_password
+    Why.UNKNOWN_PREPARED: "26000",  # invalid_sql_statement_name
+    Why.UNKNOWN_CURSOR: "34000",  # invalid_cursor_name
     Why.UNSUPPORTED: "0A000",  # feature_not_supported
     Why.SERVER_LOST: "08006",  # connection_failure
 }

@@ -377,3 +377,25 @@ def test_a_portal_is_not_taken_for_an_older_cursor_of_that_name(strict_proxy: Pr
             client.query(text)
         client.run(pg.parse("", "select body from notes"), pg.bind("c", ""), SYNC)
         assert errors(client.query("fetch all from c")) == [BLOCKED]  # what the name stands for is not known
+
+
+@pytest.mark.parametrize(
+    ("messages", "code", "why"),
+    [
+        (pg.bind("", "nothing") + pg.execute(), "26000", "unknown_prepared"),
+        (pg.execute("nothing"), "34000", "unknown_cursor"),
+    ],
+    ids=["statement", "portal"],
+)
+def test_a_name_that_does_not_exist_has_the_servers_own_code(
+    make_proxy: Callable[..., Proxy], vault: Database, messages: bytes, code: str, why: str
+) -> None:
+    """Drivers that lose a prepared statement prepare it again when they see 26000; the database never sees the name."""
+    proxy = make_proxy(policy=POLICY, database=vault.name)
+    with logged_in(proxy.address()) as client:
+        answer = client.run(messages, pg.sync())
+        assert errors(answer) == [code]
+        assert "nothing" in error_texts(answer)[0]
+        assert not errors(client.query("select 1"))
+    [refused] = proxy.records("statement.refused")
+    assert (refused["why"], refused["flags"], refused["action"]) == (why, ["unknown_prepared"], "block")
