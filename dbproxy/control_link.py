@@ -29,7 +29,7 @@ class Duties(Protocol):
     """What control may ask of the worker. Calls return at once; what takes time answers later with `ControlLink.tell`."""
 
     def on_order(self, order: ipc.Message) -> None:
-        """One of CancelHere, Report, ListSessions, Kill, TakeOver, Checkpointed."""
+        """One of CancelHere, Report, ListSessions, Kill, TakeOver, Checkpointed, Refuse."""
 
     def on_welcome(self, welcome: ipc.Welcome) -> None:
         """Control is there (again)."""

@@ -11,6 +11,7 @@ else is asked of the workers or counted anew, so that this process can be starte
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import logging
 import os
 import socket
@@ -33,6 +34,7 @@ from dbproxy.figures import Snapshot, take_snapshot
 from dbproxy.identity.identity import People, UsersError
 from dbproxy.in_force import InForce, SharedMemory
 from dbproxy.metrics import Counters, watch_loop
+from dbproxy.notary import Notary
 from dbproxy.operations import AuditStatus, ProcessState, ProcessStatus, ProxyStatus, Reloaded
 from dbproxy.orders import CONTROL, SUPERVISOR, WORKER, Orders
 from dbproxy.own_chain import OwnChain
@@ -76,8 +78,12 @@ class Controller:
         self._chain = OwnChain(settings, orders.slot, self._counters, self._clock)
         self._runs = Runs(settings.state.directory, self._clock, __version__)
         self._workers = Workers(
-            socket.socket(fileno=orders.ipc_fd), Admission(settings.limits, self._clock), self._note_heads
+            socket.socket(fileno=orders.ipc_fd),
+            Admission(settings.limits, self._clock),
+            self._note_heads,
+            lambda slot: self._notary.greet(slot),
         )
+        self._notary = Notary(settings, self._chain, self._clock, self._workers.tell)
         self._control = Control(self)
         self._admin = Admin(self._workers, self, self._chain.record_durably, self._runs.latest)
 
@@ -114,6 +120,8 @@ class Controller:
             self._policy_sha256 = policy.sha256 if policy is not None else ""
         for warning in warnings:
             _log.warning("%s", warning)
+        slots = range(2 * settings.processes.workers + 1)
+        self._notary.open(slots, is_first=orders.is_first)
         recovery = self._chain.open()
         make_key(settings)
         if orders.is_first:
@@ -133,6 +141,7 @@ class Controller:
         self._early.clear()
         self._tasks.spawn(watch_loop(self._counters.lag, self._clock), name="loop lag")
         self._tasks.spawn(self._chain.watch(), name="audit ledger")
+        self._tasks.spawn(self._notary.run(), name="checkpoints")
         self._tasks.spawn(self._watch_files(), name="files")
         if not orders.is_first:
             self._tasks.spawn(self._reload_what_changed(), name="files that may have changed meanwhile")
@@ -148,6 +157,8 @@ class Controller:
         await self._stop_parts()
         if self._exit_code == 0:
             self._chain.record(EventType.PROXY_STOP, {"reason": self._finish_reason})
+            await self._chain.reach_disk()
+            await self._notary.finish()
         await self._chain.close(
             "the proxy was stopped" if self._exit_code == 0 else "a part of the control process failed"
         )
@@ -210,7 +221,7 @@ class Controller:
         self._runs.note(news)
 
     def _note_heads(self, slot: int, heads: ipc.Heads) -> None:
-        """Where a worker's chain stands: for the checkpoints."""
+        self._notary.take_heads(slot, heads)
 
     # ---- what is in force ---------------------------------------------------------------------------------------
 
@@ -365,9 +376,11 @@ class Controller:
     def _own_figures(self) -> Snapshot:
         self._counters.is_audit_down = self._chain.ledger.is_down
         self._counters.audit_events = self._chain.ledger.records
-        return take_snapshot(
-            self._counters, None, None, ("audit cannot be written",) if self._chain.ledger.is_down else ()
+        problems = (
+            (self._chain.ledger.is_down, "audit cannot be written"),
+            (bool(self._notary.trouble), "audit cannot be proven"),
         )
+        return take_snapshot(self._counters, None, None, tuple(text for is_bad, text in problems if is_bad))
 
     async def status(self) -> ProxyStatus:
         """See Operations."""
@@ -376,6 +389,7 @@ class Controller:
         problems = await self.problems()
         own = self._own_figures()
         reasons = [text for text in problems if text.startswith("audit")]
+        prover = self._notary.prover
         return ProxyStatus(
             version=__version__,
             started_at_ns=self._orders.proxy_started_at_ns,
@@ -386,12 +400,12 @@ class Controller:
             problems=problems,
             audit=AuditStatus(
                 is_writable=not reasons,
-                reason=self._chain.ledger.down_reason or "; ".join(reasons),
+                reason=self._chain.ledger.down_reason or self._notary.trouble or "; ".join(reasons),
                 durability=self._settings.audit.durability.value,
                 records=totals.counts["audit_events"] + own.counts["audit_events"],
-                checkpoint=0,
-                checkpoint_at_ns=0,
-                is_anchored=False,
+                checkpoint=prover.written_number if prover is not None else 0,
+                checkpoint_at_ns=_parse_time(prover.written_at) if prover is not None else 0,
+                is_anchored=prover is not None and prover.is_anchored,
             ),
             processes=tuple(
                 ProcessStatus(
@@ -416,6 +430,11 @@ class Controller:
             await asyncio.sleep(_WATCH_S)
             if self._files.look():
                 await self._reload("change")
+
+
+def _parse_time(text: str) -> int:
+    """Of a record's `at`, in ns; 0 for ""."""
+    return int(dt.datetime.fromisoformat(text).timestamp() * 1e9) if text else 0
 
 
 def _process_figures(member: ipc.Member, snapshot: Snapshot | None) -> ProcessFigures:

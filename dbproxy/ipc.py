@@ -242,7 +242,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Where the worker's chain stands: number and hash of its last record, the file it is in, and totals."""
+    """Where the worker's chain stands: number and hash of its last record on the disk, the file it is in, and totals."""
 
     seq: int
     hash: str
@@ -337,18 +337,25 @@ class Checkpointed:
     seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Statements must be refused, and why; "": they run again."""
+
+    reason: str
+
+
 Message = (
     Ready | CannotStart | Drain | Finish | ReadAgain | Rotate | Team | Happened
     | Hello | Claims | Enrolled | Welcome
     | Question | Answer | Proved | Left | FindKey | Cancelled | Heads
-    | CancelHere | Report | Figures | ListSessions | Sessions | Kill | Killed | TakeOver | TakenOver | Checkpointed
+    | CancelHere | Report | Figures | ListSessions | Sessions | Kill | Killed | TakeOver | TakenOver | Checkpointed | Refuse
 )  # fmt: skip
 FROM_CHILD = (Ready, CannotStart)
 FROM_SUPERVISOR = (Drain, Finish, ReadAgain, Rotate, Team, Happened)
 FROM_WORKER = (
     Hello, Claims, Enrolled, Question, Proved, Left, FindKey, Cancelled, Heads, Figures, Sessions, Killed, TakenOver,
 )  # fmt: skip
-FROM_CONTROL = (Welcome, Answer, Cancelled, CancelHere, Report, ListSessions, Kill, TakeOver, Checkpointed)
+FROM_CONTROL = (Welcome, Answer, Cancelled, CancelHere, Report, ListSessions, Kill, TakeOver, Checkpointed, Refuse)
 """What each side may say; anything else closes the connection."""
 
 _TYPES: dict[str, type[Message]] = {each.__name__: each for each in typing.get_args(Message)}

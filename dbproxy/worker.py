@@ -44,11 +44,14 @@ from dbproxy.orders import IPC_SOCKET, Orders
 from dbproxy.own_chain import OwnChain
 from dbproxy.policy.load import compile_policy
 from dbproxy.policy.model import Policy
+from dbproxy.proof_deadline import ProofDeadline
 from dbproxy.server import Entrance, Server
 from dbproxy.tasks import Tasks
 
 _log = logging.getLogger("dbproxy")
-_TELL_S = 1.0
+_TICK_S = 0.2
+_TICKS_TO_TELL = 5
+_RECORDS_TO_TELL = 500
 _WELCOME_S = 30.0
 _WELCOME_AGAIN_S = 1.0
 """A worker of a running proxy does not wait longer for control: it may be the one that is away."""
@@ -77,6 +80,7 @@ class Worker:
         self._memory = SharedMemory(orders.memory)
         self._in_force = ""
         self._chain = OwnChain(settings, orders.slot, self._counters, self._clock)
+        self._proof = ProofDeadline(self._chain.ledger, self._clock, is_on=settings.audit.signing.enabled)
         self._judge: Judge | None = None
         self._server: Server | None = None
         self._pool: ClassifierPool | None = None
@@ -191,6 +195,7 @@ class Worker:
             await self._pool.close()
         self._tell_figures(0)
         await self._chain.close(self._stop_reason)
+        self._tell_heads()  # the end of the chain, for the last checkpoint
         await self._link.stop()
         await self._close_channel()
 
@@ -316,6 +321,8 @@ class Worker:
                 self._answer_later(self._cancel(order), "cancel")
             case ipc.TakeOver():
                 self._take_over(order)
+            case ipc.Checkpointed() | ipc.Refuse():
+                self._proof.note(order)
             case _:
                 _log.error("an order that is not known: %s", type(order).__name__)
 
@@ -332,6 +339,7 @@ class Worker:
         problems = (
             (self._server is None or not self._server.is_listening, "not listening"),
             (self._chain.ledger.is_down, "audit cannot be written"),
+            (bool(self._chain.ledger.refusal), "audit cannot be proven"),
             (self._judge is None, "no policy loaded"),
             (self._pool is None or not self._pool.is_ready, "no classifier process"),
         )
@@ -365,9 +373,23 @@ class Worker:
     # ---- timers -------------------------------------------------------------------------------------------------
 
     async def _tell_often(self) -> None:
+        """Figures once a second; where the chain stands as often, and sooner when much was recorded."""
+        ledger = self._chain.ledger
+        ticks = told = 0
         while True:
-            await asyncio.sleep(_TELL_S)
-            self._tell_figures(0)
+            await asyncio.sleep(_TICK_S)
+            ticks += 1
+            if ticks % _TICKS_TO_TELL == 0 or ledger.synced.seq - told >= _RECORDS_TO_TELL:
+                told = ledger.synced.seq
+                self._tell_heads()
+            if ticks % _TICKS_TO_TELL == 0:
+                self._tell_figures(0)
+                self._proof.look()
+
+    def _tell_heads(self) -> None:
+        ledger, counters = self._chain.ledger, self._counters
+        head = ledger.synced
+        self._link.tell(ipc.Heads(head.seq, head.hash, head.file, ledger.records, ledger.intents, counters.sessions))
 
 
 def _make_engines(protocols: set[str]) -> dict[str, Engine]:

@@ -85,16 +85,21 @@ class _Peer:
 class Workers:
     """The connections of all workers, and what can be asked of them together.
 
-    on_heads: told where a worker's chain stands. in_force: what workers are to judge by; set by the controller.
+    on_heads: told where a worker's chain stands. on_enrolled: told the slot of a worker that has come. in_force: what workers are to judge by; set by the controller.
     """
 
     def __init__(
-        self, listening: socket.socket, admission: Admission, on_heads: Callable[[int, ipc.Heads], object]
+        self,
+        listening: socket.socket,
+        admission: Admission,
+        on_heads: Callable[[int, ipc.Heads], object],
+        on_enrolled: Callable[[int], object],
     ) -> None:
         self.in_force = ""
         self._listening = listening
         self._admission = admission
         self._on_heads = on_heads
+        self._on_enrolled = on_enrolled
         self._tasks = Tasks()
         self._peers: dict[int, _Peer] = {}
         self._team: dict[int, ipc.Member] = {}
@@ -129,15 +134,11 @@ class Workers:
         self._team_changed = asyncio.Event()
         self._look_if_complete()
 
-    @property
-    def enrolled(self) -> int:
-        """How many workers are connected."""
-        return sum(peer.is_enrolled for peer in self._peers.values())
-
-    def tell(self, slot: int, message: ipc.Message) -> bool:
-        """Say something to one worker. False if it is not there."""
-        peer = self._peers.get(slot)
-        return peer is not None and peer.say(message)
+    def tell(self, slot: int | None, message: ipc.Message) -> None:
+        """Say something to the worker of a slot, if it is there, or to all (None)."""
+        for peer in self._enrolled_peers():
+            if slot in (None, peer.slot):
+                peer.say(message)
 
     def _pid_of(self, slot: int) -> int:
         member = self._team.get(slot)
@@ -326,6 +327,7 @@ class Workers:
                 peer.is_enrolled = True
                 peer.in_force = message.in_force
                 peer.say(ipc.Welcome(ipc.VERSION, self.in_force))
+                self._on_enrolled(peer.slot)
                 self._look_if_complete()
                 if peer.in_force and peer.in_force != self.in_force:
                     self._tasks.spawn(self._have_taken_over(peer, "change"), name="a worker that was behind")

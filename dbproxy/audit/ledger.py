@@ -163,6 +163,7 @@ class Ledger:
         "intents",
         "is_down",
         "records",
+        "refusal",
         "refused_while_down",
         "synced",
         "syncs",
@@ -193,6 +194,7 @@ class Ledger:
         self._lock = SlotLock(directory, slot)
         self._node = platform.node() if node is None else node
         self._max_open = reserve_bytes // OUTCOME_ROOM_BYTES
+        self.refusal = ""
         self._reserve = Reserve(directory / f"audit-{slot}.reserve", reserve_bytes)
         self._directory_fd = -1
         self._fd = -1
@@ -328,7 +330,7 @@ class Ledger:
         """
         open_ = self._open
         if self.is_down or len(open_) >= self._max_open:
-            raise AuditDown(self.down_reason or "too many statements are open for the reserved space")
+            raise AuditDown(self.down_reason or self.refusal or "too many statements are open for the reserved space")
         if key in open_ or not body or b"\n" in body:
             raise ValueError("an intent needs a key of its own and members, on one line")
         if len(body) > MAX_BODY_BYTES:
@@ -373,6 +375,11 @@ class Ledger:
         self._pending = []
         if self._size >= self._rotate_at:
             self._rotate()
+
+    def refuse(self, reason: str) -> None:
+        """Take no intents from now on, although it could be written; "": take them again. Outcomes and other events are taken."""
+        self.refusal = reason
+        self._max_open = 0 if reason else self._reserve_bytes // OUTCOME_ROOM_BYTES
 
     # --- for timers ------------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 import os
 import signal
 import socket
@@ -28,6 +29,7 @@ from support.servers import Database
 from support.usage import children, is_alive
 
 from dbproxy.admin_client import AdminClient
+from dbproxy.audit.signing import load_public_key
 from dbproxy.audit.verify import verify_directory
 from dbproxy.operations import ADMIN_SOCKET
 
@@ -85,8 +87,14 @@ def slot_of(proxy: Proxy, connection: psycopg.Connection[Any]) -> int:
 
 
 def assert_whole(proxy: Proxy) -> None:
-    found = verify_directory(proxy.ledger)
-    assert found.exit_code in (0, 4), found
+    """Nothing missing, and the last checkpoint covers every chain to its end."""
+    found = verify_directory(proxy.ledger, keys=[load_public_key(proxy.folder / "state" / "signing.key.pub")])
+    assert found.problem is None, found.problem
+    payload = json.loads(proxy.records_of(0)[-2]["payload"])
+    heads = {head["slot"]: head["seq"] for head in payload["heads"]}
+    assert payload["final"]
+    slots = [slot for slot in (1, 2, 3, 4) if proxy.records_of(slot)]
+    assert {slot: proxy.records_of(slot)[-1]["seq"] for slot in slots} == {slot: heads[slot] for slot in slots}
 
 
 # ---- crashes --------------------------------------------------------------------------------------------------------
@@ -539,8 +547,7 @@ def test_drain_lets_what_runs_end_and_then_ends_the_rest(make_proxy: Callable[..
         assert errors(staying.to_the_end()) == ["57P01"]
     assert proxy.process.wait(20) == 0
     assert database.fetch("select note from drained order by note") == [(f"committed {number}",) for number in range(3)]
-    ends = proxy.records()
-    assert [each["type"] for each in ends][-2:] == ["proxy.stop", "segment.end"]
+    assert [each["type"] for each in proxy.records_of(0)][-3:] == ["proxy.stop", "checkpoint", "segment.end"]
     for slot in (0, 1, 2):
         assert proxy.records_of(slot)[-1]["type"] == "segment.end"
     assert_whole(proxy)

@@ -56,7 +56,7 @@ def test_proxy_answers_health_and_metrics_and_ends_on_sigterm(
     assert proxy.get("/healthz")[0] == 200
     assert "# TYPE dbproxy" in proxy.get("/metrics")[1]
     assert proxy.stop() == 0
-    assert [each["type"] for each in proxy.records()][-2:] == ["proxy.stop", "segment.end"]
+    assert [each["type"] for each in proxy.records()][-3:] == ["proxy.stop", "checkpoint", "segment.end"]
 
 
 @pytest.mark.parametrize("user", ["alice", "bob", "carol", "alice+app", "alice%app"])
