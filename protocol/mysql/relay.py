@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from protocol.contract import Host, Refusal, Side, Transaction, Verdict, Why
 from protocol.mysql.client_walk import ClientWalk
-from protocol.mysql.line import CLIENT, HOST, JUDGING, Line
+from protocol.mysql.line import CLIENT, FILE, HOST, JUDGING, Line
 from protocol.mysql.replies import Replies
 from protocol.mysql.requests import Requests
 from protocol.mysql.revoke import revoke_commands
@@ -111,7 +111,7 @@ class MySQLRelay:
     def ask(self, text: bytes) -> bool:
         """See protocol.contract.Relay. Asked later if the last answer has left something that the client may want to see."""
         line = self._line
-        if line.is_closed or line.ending is not None or line.queue or line.waiting or line.is_sending_file:
+        if line.is_closed or line.ending is not None or line.queue or line.waiting & ~FILE or line.is_sending_file:
             return False
         if self._client.is_partial:
             return False

@@ -7,7 +7,7 @@ from support import my_bytes as my
 from support.my_relays import client, converse, outcomes, server
 from support.recorder import Answered, Closed, Finished, Parameter, Recorder, feed
 
-from protocol.contract import FORWARD, Refusal, Side, Statement, Verdict, Why
+from protocol.contract import FORWARD, Refusal, Side, Statement, Transaction, Verdict, Why
 from protocol.mysql.relay import MySQLRelay
 
 REFUSED = {0x05, 0x06, 0x08, 0x0D, 0x11, 0x12, 0x13, 0x14, 0x15, 0x1D, 0x1E, 0x20, 0x21, 0xFE}
@@ -304,6 +304,23 @@ def test_what_the_last_statement_left_can_be_seen_before_the_question_is_asked(l
     )
     assert host.to_server == my.query("set x") + my.query("SHOW WARNINGS") + my.query("SELECT x") + my.query("select 2")
     assert [call for call in host.calls if isinstance(call, Answered)] == [Answered("shop")]
+
+
+def test_the_question_is_asked_when_an_answer_is_complete_also_where_files_may_be_sent() -> None:
+    class Asking(Recorder):
+        def synced(self, transaction: Transaction) -> None:
+            super().synced(transaction)
+            self.asked = relay.ask(b"SELECT x")
+
+    host = Asking()
+    relay = MySQLRelay(host, capabilities=my.LOCAL_FILES)
+    relay.from_client(my.query("set x") + my.query("next"))
+    relay.from_server(my.answer(my.ok()))
+    assert host.asked
+    assert host.to_server == my.query("set x") + my.query("SELECT x")
+    relay.from_server(my.answer(*my.result(my.row("shop"))))
+    assert host.to_server.endswith(my.query("next"))
+    assert Answered("shop") in host.calls
 
 
 def test_an_end_waits_for_the_end_of_a_row() -> None:
