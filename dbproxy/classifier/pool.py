@@ -21,8 +21,8 @@ from dbproxy.clock import Clock, SystemClock
 from dbproxy.errors import StartError
 
 TOO_LONG = "it is longer than the classifier reads"
-_SCRUB_S_PER_BYTE = 2e-7
-"""Beyond what any text gets, for looking for secrets in a long one: 3.4 s for 16 MiB, of which it needs a fifth."""
+_SCRUB_S_PER_BYTE = 5e-7
+"""Beyond what any text gets, for looking for secrets in a long one: 8 s for 16 MiB, of which it needs 1 s of processor time."""
 OVERLOADED = "the classifier is overloaded"
 WAITED_TOO_LONG = "it waited too long for the classifier"
 CLOSING = "the proxy is shutting down"
