@@ -153,11 +153,18 @@ def running_contenders(
 
 
 @contextlib.contextmanager
-def running_dbproxy(server: EmbeddedPostgres, folder: Path, name: str = DBPROXY, **options: Any) -> Iterator[Contender]:
-    """dbproxy with policy and audit on, all limits and settings at their defaults. options: as for running_proxy."""
+def running_dbproxy(
+    server: EmbeddedPostgres, folder: Path, name: str = DBPROXY, *, workers: int | None = None, **options: Any
+) -> Iterator[Contender]:
+    """dbproxy with policy and audit on, all limits and settings at their defaults but perhaps the number of workers.
+
+    options: as for running_proxy.
+    """
 
     def change(settings: dict[str, Any]) -> None:
         settings["policies"]["files"].insert(0, "builtin:default")
+        if workers is not None:
+            settings["processes"] = {"workers": workers}
 
     with running_proxy(
         folder / name,

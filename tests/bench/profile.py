@@ -33,6 +33,7 @@ from dbproxy.embedded.server import EmbeddedPostgres
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SAMPLER = Path(__file__).with_name("cpu_sampler.py")
+_PROFILER = Path(__file__).with_name("worker_profiler.py")
 _LEAD_IN_S = 2
 _WRITE_TIMEOUT_S = 10
 
@@ -49,8 +50,10 @@ class Line(NamedTuple):
 def sampled(server: EmbeddedPostgres, folder: Path, queries: Queries, *, by_line: bool) -> Iterator[Line | str]:
     """Sample the proxy while clients are at work. Yields remarks, then places by own time."""
     output = folder / "stacks.txt"
-    with running_dbproxy(server, folder, launcher=(str(_SAMPLER), str(output))) as contender:
-        pid = contender.pid or 0
+    with running_dbproxy(server, folder, launcher=(str(_SAMPLER), str(output)), workers=1) as contender:
+        if contender.proxy is None or contender.pid is None:
+            raise RuntimeError("dbproxy was not started")
+        (pid,) = contender.proxy.processes("worker")
         # Begin when all clients have logged in, end before the first one leaves.
         timers = [
             threading.Timer(after_s, os.kill, (pid, signal.SIGUSR2))
@@ -60,7 +63,7 @@ def sampled(server: EmbeddedPostgres, folder: Path, queries: Queries, *, by_line
             timer.start()
         longer = Queries(queries.mode, queries.clients, queries.seconds + 2 * _LEAD_IN_S)
         measured = longer.measure(contender, server.binaries.folder)
-        share = cpu_of(pid, with_children=False).total_s / cpu_of(pid).total_s
+        share = cpu_of(pid, with_children=False).total_s / cpu_of(contender.pid).total_s
         deadline = time.monotonic() + _WRITE_TIMEOUT_S
         while not output.exists():
             if time.monotonic() > deadline:
@@ -88,7 +91,7 @@ def sampled(server: EmbeddedPostgres, folder: Path, queries: Queries, *, by_line
 def counted(server: EmbeddedPostgres, folder: Path, queries: Queries) -> Iterator[Line | str]:
     """Run the proxy under cProfile. Yields a remark, then functions by own time."""
     output = folder / "profile.out"
-    with running_dbproxy(server, folder, launcher=("-m", "cProfile", "-o", str(output))) as contender:
+    with running_dbproxy(server, folder, launcher=(str(_PROFILER), str(output)), workers=1) as contender:
         measured = queries.measure(contender, server.binaries.folder)
         if contender.proxy is None:
             raise RuntimeError("dbproxy was not started")
