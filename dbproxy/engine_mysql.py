@@ -13,9 +13,11 @@ import secrets
 import ssl
 import weakref
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from classifiers.effects import Effect, Kind, LexingState, Report
 from config.settings import Limits, Listener, Target
+from dbproxy.connection_ids import ConnectionIds, Owner
 from dbproxy.dialect import Dialect
 from dbproxy.engine import Engine, Steps
 from dbproxy.identity.rsa_key import RSAKey
@@ -61,9 +63,9 @@ _CALLS = {
 _REPLICATION = (Kind.ADMIN, ("replication",), True)
 
 
-def mysql_engine() -> Engine:
-    """MySQL and MariaDB, with what is known of their servers and of the connection ids that clients were given."""
-    world = _World()
+def mysql_engine(connections: Path) -> Engine:
+    """MySQL and MariaDB. connections: a folder that all workers share, see connection_ids.py."""
+    world = _World(ConnectionIds(connections))
     return Engine(
         dialect=Dialect(
             name="mysql",
@@ -89,18 +91,17 @@ def mysql_engine() -> Engine:
 class _World:
     """What logins of one process share."""
 
-    def __init__(self) -> None:
+    def __init__(self, ids: ConnectionIds) -> None:
+        self._ids = ids
         self._profiles: dict[str, Profile] = {}
         self._key: RSAKey | None = None
-        # By the id that the client was given; gone with the session's relay.
-        self._sessions: weakref.WeakValueDictionary[int, _Known] = weakref.WeakValueDictionary()
 
     def login(self, listener: Listener, target: Target, make_relay: Callable[[dict[str, str]], Relay]) -> Steps:
         if listener.tls.mode.value != "require" and self._key is None:
             self._key = RSAKey()
         options = LoginOptions(
             random_bytes=secrets.token_bytes,
-            next_id=self._next_id,
+            next_id=_next_id,
             key=self._key,
             tls=listener.tls.mode.value,
             allow_local_files=target.allow_local_infile,
@@ -110,9 +111,11 @@ class _World:
             relay = make_relay({"server_version": session.profile.version})
             if not isinstance(relay, MySQLRelay):
                 raise TypeError("a relay of another protocol")
-            known = _Known((authorization.person, authorization.server_user, target.name), session.thread_id)
-            self._sessions[claim.connection_id] = known
-            relay.agree(claim.capabilities, lambda number: self._find_own(known, number))
+            owner = authorization.person, authorization.server_user, target.name
+            self._ids.enter(claim.connection_id, owner, session.thread_id)
+            own = _OwnSessions(self._ids, owner)
+            weakref.finalize(own, self._ids.leave, claim.connection_id)
+            relay.agree(claim.capabilities, own.find)
             return relay
 
         return login(
@@ -136,28 +139,23 @@ class _World:
             if target.name not in self._profiles:
                 await asyncio.sleep(_RETRY_S)
 
-    def _next_id(self) -> int:
-        while True:
-            number = _FIRST_ID | secrets.randbits(31)
-            if number not in self._sessions:
-                return number
 
-    def _find_own(self, asking: _Known, number: int) -> int | None:
+class _OwnSessions:
+    """What one session may kill. Kept alive by the session's relay alone: when it goes, so does the session's own entry."""
+
+    __slots__ = ("__weakref__", "_ids", "_owner")
+
+    def __init__(self, ids: ConnectionIds, owner: Owner) -> None:
+        self._ids = ids
+        self._owner = owner
+
+    def find(self, number: int) -> int | None:
         """The server's id of the session that was given this number, if it is the same person's, on the same target."""
-        known = self._sessions.get(number)
-        if known is None or known.owner != asking.owner:
-            return None
-        return known.server_id
+        return self._ids.find(number, self._owner) if number >= _FIRST_ID else None
 
 
-class _Known:
-    """A session as KILL sees it. Kept alive by its relay alone. owner: person, account on the server and target."""
-
-    __slots__ = ("__weakref__", "owner", "server_id")
-
-    def __init__(self, owner: tuple[str, str, str], server_id: int) -> None:
-        self.owner = owner
-        self.server_id = server_id
+def _next_id() -> int:
+    return _FIRST_ID | secrets.randbits(31)
 
 
 async def _probe(wire: Wire) -> Profile:

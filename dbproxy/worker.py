@@ -16,6 +16,7 @@ import os
 import secrets
 import socket
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -49,6 +50,8 @@ from dbproxy.server import Entrance, Server
 from dbproxy.tasks import Tasks
 
 _log = logging.getLogger("dbproxy")
+_CONNECTIONS = "connections"
+"""In the state directory: connection ids of sessions, for all workers."""
 _TICK_S = 0.2
 _TICKS_TO_TELL = 5
 _RECORDS_TO_TELL = 500
@@ -216,7 +219,8 @@ class Worker:
 
     def _open_entrances(self) -> None:
         descriptors = dict(self._orders.listeners)
-        engines = _make_engines({listener.protocol.value for listener in self._settings.listeners})
+        protocols = {listener.protocol.value for listener in self._settings.listeners}
+        engines = _make_engines(protocols, self._settings.state.directory)
         for listener in self._settings.listeners:
             target = self._settings.target(listener.target)
             listening = socket.socket(fileno=descriptors[listener.name])
@@ -392,11 +396,11 @@ class Worker:
         self._link.tell(ipc.Heads(head.seq, head.hash, head.file, ledger.records, ledger.intents, counters.sessions))
 
 
-def _make_engines(protocols: set[str]) -> dict[str, Engine]:
+def _make_engines(protocols: set[str], state: Path) -> dict[str, Engine]:
     """One for each protocol; MySQL and MariaDB share theirs."""
     engines = {"postgres": POSTGRES}
     if protocols & {"mysql", "mariadb"}:
-        engines["mysql"] = engines["mariadb"] = mysql_engine()
+        engines["mysql"] = engines["mariadb"] = mysql_engine(state / _CONNECTIONS)
     return engines
 
 

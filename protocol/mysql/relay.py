@@ -36,7 +36,7 @@ class MySQLRelay:
     own_session: see Requests.
     """
 
-    __slots__ = ("__weakref__", "_client", "_line", "_replies", "_requests", "_server")
+    __slots__ = ("_client", "_line", "_replies", "_requests", "_server")
 
     def __init__(
         self,

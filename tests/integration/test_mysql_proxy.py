@@ -182,7 +182,8 @@ def test_a_refused_statement_is_an_error_and_the_session_goes_on(strict: MySQLPr
     assert not [text for text in asked if "drop" in text or "truncate" in text]
 
 
-def test_the_interrupt_key_reaches_the_right_session(observed: MySQLProxy) -> None:
+@pytest.mark.parametrize("attempt", range(4))  # the connection that kills comes to any of the workers
+def test_the_interrupt_key_reaches_the_right_session(observed: MySQLProxy, attempt: int) -> None:
     """What the command-line client does on Ctrl+C: KILL QUERY with the id of the greeting, on another connection."""
     with observed.connect() as victim, observed.connect() as killer, observed.connect("bob") as stranger:
         ended: list[object] = []
