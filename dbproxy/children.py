@@ -137,18 +137,16 @@ class Children:
 
     def _reap(self) -> None:
         """Take note of all that have ended; also of strangers, who are ours if we are process 1 of a container."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            child = self._running.pop(pid, None)
-            if child is not None:
-                code = os.waitstatus_to_exitcode(status)
-                child.note_end(code)
-                self._on_end(child, code)
+        ended: list[tuple[Child, int]] = []
+        with suppress(ChildProcessError):
+            while (found := os.waitpid(-1, os.WNOHANG))[0]:
+                child = self._running.pop(found[0], None)
+                if child is not None:
+                    ended.append((child, os.waitstatus_to_exitcode(found[1])))
+        for child, code in ended:  # first all of them: nobody is told of one end who has come to his own
+            child.note_end(code)
+        for child, code in ended:
+            self._on_end(child, code)
 
 
 def interpreter() -> tuple[str, ...]:

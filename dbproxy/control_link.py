@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 _RETRY_S = 0.1
 _CONNECT_S = 2.0
 _CANCEL_S = 6.0
+_ENTER_S = 3.0
+"""Control that has not answered by then counts as away: within a login's time there must be some left for being told so."""
 _CLAIMS_IN_ONE = 1000
 
 
@@ -89,8 +91,12 @@ class ControlLink:
             self.tell(ipc.Claims((ipc.Claim(claim, address, ""),)))  # or with all others later; the login waits anyway
             return ""
         try:
-            word = await self._ask(ipc.Ask.ENTER, claim, address, "")
+            async with asyncio.timeout(_ENTER_S):
+                word = await self._ask(ipc.Ask.ENTER, claim, address, "")
         except ConnectionError:
+            return ""
+        except TimeoutError:  # as if control were away: the login waits, and can be told why it is refused
+            self.tell(ipc.Claims((ipc.Claim(claim, address, ""),)))
             return ""
         if word:
             self._claims.pop(claim, None)

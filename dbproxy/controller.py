@@ -294,6 +294,8 @@ class Controller:
                 return (*problems, str(error))
             for slot, found in await self._workers.take_over(trigger):
                 problems += [f"worker {slot}: {problem}" for problem in found]
+                for problem in found:
+                    _log.error("not all of what was read again is in use: worker %d: %s", slot, problem)
             if are_users_valid and self._settings.users.file is not None:
                 self._chain.record(EventType.USERS_LOADED, {"file": str(self._settings.users.file), "trigger": trigger})
             return tuple(problems)

@@ -151,20 +151,26 @@ class Server:
         self._tasks.spawn(self._watch_limits(), name="session limits")
 
     async def _accept(self, entrance: Entrance, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         if entrance.engine.watch is not None:
             watch = self._tasks.spawn(entrance.engine.watch(entrance.target), name=f"target {entrance.target.name}")
             await asyncio.wait((watch,), timeout=self.settings.timeouts.connect_s)  # the first clients need not fail
         while True:
             try:
-                raw, address = await loop.sock_accept(listening)
+                raw, address = (
+                    listening.accept()
+                )  # not awaited: a task that is ended while it is being given a connection loses it
+            except BlockingIOError:
+                await _wait_readable(listening)
+                continue
             except OSError:
                 # Out of descriptors, or the peer left in between. The wait keeps the loop from spinning.
                 self.counters.count_refused_connection("capacity")
                 await asyncio.sleep(0.05)
                 continue
+            raw.setblocking(False)  # noqa: FBT003 - the socket's own signature
             self.counters.connections += 1
             self._tasks.spawn(self._serve(entrance, raw, str(address[0]), int(address[1])), name="connection")
+            await asyncio.sleep(0)
 
     async def _serve(self, entrance: Entrance, raw: socket.socket, host: str, port: int) -> None:
         """One connection from accept until a session has taken it over, or it was turned away."""
@@ -719,6 +725,16 @@ def _is_within(host: str, networks: tuple[Network, ...]) -> bool:
         return False
     address = ipaddress.ip_address(host)
     return any(address in network for network in networks)
+
+
+async def _wait_readable(listening: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    waiting = asyncio.Event()
+    loop.add_reader(listening, waiting.set)
+    try:
+        await waiting.wait()
+    finally:
+        loop.remove_reader(listening)
 
 
 async def _read_proxy_header(wire: Wire, host: str) -> str:

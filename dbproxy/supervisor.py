@@ -367,27 +367,41 @@ class Supervisor:
             if old is None or old.state is not ProcessState.READY:
                 continue  # it is being started anyway
             slot = other_slot(old.orders.slot, len(self._places))
+            place.is_starting = True  # if the old one crashes meanwhile, the new one takes its place, and no third
             try:
-                new = await self._start_child(place, slot, "rolling")
-            except OSError as error:
-                _log.error("rolling restart given up: a new worker cannot be started: %s", error.strerror)
-                return
-            self._beside.append(new)
-            self._tell_team()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(new.started.wait(), _START_S)
-            if new.state is not ProcessState.READY:
-                _log.error("rolling restart given up: the new worker says: %s", new.problem or "nothing")
-                new.kill()
+                new = await self._start_beside(place, slot)
+            finally:
+                place.is_starting = False
+            if new is None:
                 return
             self._beside.remove(new)
             place.current, place.slot = new, slot
+            if old.ended.done():
+                self._tell_team()
+                continue
             old.state = ProcessState.DRAINING
             self._beside.append(old)
             old.say(ipc.Drain("replaced by another worker", is_gentle=True))
             self._tell_team()
             await self._wait_for([old], self._settings.timeouts.drain_s + _DRAIN_MARGIN_S)
         _log.warning("rolling restart done")
+
+    async def _start_beside(self, place: Place, slot: int) -> Child | None:
+        """A successor that is ready, not in its place yet. None if that cannot be, which is logged."""
+        try:
+            new = await self._start_child(place, slot, "rolling")
+        except OSError as error:
+            _log.error("rolling restart given up: a new worker cannot be started: %s", error.strerror)
+            return None
+        self._beside.append(new)
+        self._tell_team()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(new.started.wait(), _START_S)
+        if new.state is ProcessState.READY:
+            return new
+        _log.error("rolling restart given up: the new worker says: %s", new.problem or "nothing")
+        new.kill()
+        return None
 
     # ---- control ------------------------------------------------------------------------------------------------
 

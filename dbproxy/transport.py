@@ -294,7 +294,10 @@ class Wire:
             except BaseException:
                 raw.close()
                 raise
-            transport.pause_reading()  # until the session is attached
+            try:
+                transport.pause_reading()  # until the session is attached
+            except RuntimeError:  # uvloop has closed it already
+                raise ConnectionResetError("peer closed the connection") from None
             self._link = link
         return self._link
 

@@ -1,7 +1,7 @@
 """A worker process: listeners, logins, sessions, and its own chain of the ledger. With engine_postgres.py the only place that knows which
 engines there are.
 
-start:  control says Welcome ─► ledger ─► policy, users, certificates ─► classifier processes ─► connections ─► Ready
+start:  control says Welcome ─► ledger ─► classifier processes ─► policy, users, certificates ─► connections ─► Ready
 stop:   Drain ─► connections ─► sessions drained ─► classifier processes ─► last head told ─► ledger
 
 The listening sockets are the supervisor's, and stay when this process ends: whoever connects meanwhile waits for the next one.
@@ -128,6 +128,8 @@ class Worker:
             if not await self._link.wait_up(_WELCOME_S if orders.is_first else _WELCOME_AGAIN_S) and orders.is_first:
                 raise StartError("the control process does not answer")
             self._chain.open()
+            await warming
+            # Nothing is awaited from here to the server's start: what is put in force from now on comes as an order that it can obey.
             found = self._memory.read()
             policy, warnings = _compile(found)
             identity = Identity(
@@ -139,7 +141,6 @@ class Worker:
             )
             self._record_policy(policy, warnings, "start")
             self._open_entrances()
-            await warming
         except BaseException:
             warming.cancel()
             raise
@@ -246,6 +247,9 @@ class Worker:
     def _take_over(self, order: ipc.TakeOver) -> None:
         """Use what control has found valid, all of it at once, and new certificates if they are valid."""
         if self._server is None or self._judge is None:
+            self._link.tell(
+                ipc.TakenOver(order.number, "", ())
+            )  # nothing is in use yet: it will be read at the end of the start
             return
         try:
             found = self._memory.read()

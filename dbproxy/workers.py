@@ -329,7 +329,7 @@ class Workers:
                 peer.say(ipc.Welcome(ipc.VERSION, self.in_force))
                 self._on_enrolled(peer.slot)
                 self._look_if_complete()
-                if peer.in_force and peer.in_force != self.in_force:
+                if peer.in_force != self.in_force:  # also "": it may have read the old just before the new was there
                     self._tasks.spawn(self._have_taken_over(peer, "change"), name="a worker that was behind")
             case ipc.Question():
                 if self._complete.is_set():

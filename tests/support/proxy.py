@@ -154,6 +154,8 @@ class Proxy:
         """By name, in order."""
         found: dict[str, list[dict[str, Any]]] = {}
         for path in sorted(self.ledger.glob(f"{pattern}.jsonl*")):
+            if path.suffix == ".part":  # a compressed copy that is not whole
+                continue
             with contextlib.suppress(FileNotFoundError):  # compressed at this moment: the other form is there too
                 data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
                 lines = data.split(b"\n")[:-1]
