@@ -201,7 +201,7 @@ class Session:
         self._client = client
         self._server = server
         for link in (client, server):
-            if link.transport is not None:
+            if link.transport is not None and not link.transport.is_closing():
                 link.transport.set_write_buffer_limits(self._write_buffer_bytes)
         if client.transport is not None and server.transport is not None:
             self._write_client = client.transport.write

@@ -173,7 +173,7 @@ class Link(asyncio.Protocol):
             on_data(early)
         if self._lost:
             on_lost()
-        elif self.transport is not None and not self._paused:
+        elif self.transport is not None and not self._paused and not self.transport.is_closing():
             self.transport.resume_reading()
 
 
@@ -294,10 +294,8 @@ class Wire:
             except BaseException:
                 raw.close()
                 raise
-            try:
+            if not transport.is_closing():  # else the peer has left already, which the session will be told
                 transport.pause_reading()  # until the session is attached
-            except RuntimeError:  # uvloop has closed it already
-                raise ConnectionResetError("peer closed the connection") from None
             self._link = link
         return self._link
 

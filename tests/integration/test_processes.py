@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 from typing import Any, Self
 
 import psycopg
@@ -24,7 +25,7 @@ from support import pg_bytes as pg
 from support.cut_link import cut_link
 from support.figures import record, scaled
 from support.proxy import Proxy
-from support.raw_client import RawClient, errors, logged_in
+from support.raw_client import Left, RawClient, errors, logged_in
 from support.servers import Database
 from support.usage import children, is_alive
 
@@ -739,6 +740,48 @@ def test_connections_that_say_nothing_keep_nobody_out(make_proxy: Callable[..., 
         logins=len(waits),
         login_p99_ms=round(p99, 1),
     )
+
+
+def test_clients_that_leave_at_the_end_of_their_login_leave_no_session(
+    make_proxy: Callable[..., Proxy], database: Database
+) -> None:
+    """J8: the client's connection breaks while the session begins, whenever within the login that is."""
+    proxy = make_proxy(database=database.name)
+    until = time.monotonic() + scaled(8, 60)
+
+    def come_and_go(number: int) -> int:
+        rng = Random(number)
+        count = 0
+        while time.monotonic() < until:
+            client = RawClient.open(proxy.host, proxy.port)
+            breaking = threading.Timer(rng.random() * 0.03, _break, [client.stream])
+            breaking.start()
+            with contextlib.suppress(OSError, AssertionError, Left):
+                client.login(proxy.address())
+            breaking.join()
+            client.close()
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(6) as threads:
+        count = sum(threads.map(come_and_go, range(6)))
+    wait_until(lambda: proxy.metric("dbproxy_connections_open") == 0)
+    wait_until(lambda: len(proxy.records("session.start")) == len(proxy.records("session.end")))
+    started = len(proxy.records("session.start"))
+    assert started, "nobody came as far as a session"
+    record(
+        "J8.login",
+        "sessions left over by clients that left at the end of their login",
+        count=count,
+        failures=int(proxy.metric("dbproxy_sessions_open")),
+        sessions=started,
+    )
+    assert "crashed" not in proxy.stderr
+
+
+def _break(stream: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        stream.shutdown(socket.SHUT_RDWR)
 
 
 def test_throttle_counts_failures_of_all_workers(make_proxy: Callable[..., Proxy], database: Database) -> None:
