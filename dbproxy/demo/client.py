@@ -105,15 +105,21 @@ class Asyncpg:
 
     async def _run(self, login: Login, statements: Sequence[str]) -> tuple[str, bool]:
         context = ssl.create_default_context(cafile=str(login.ca))
-        connection = await asyncpg.connect(
-            host=login.host,
-            port=login.port,
-            user=login.user,
-            password=login.password,
-            database=login.database,
-            ssl=context,
-            timeout=20,
-        )
+        try:
+            connection = await asyncpg.connect(
+                host=login.host,
+                port=login.port,
+                user=login.user,
+                password=login.password,
+                database=login.database,
+                ssl=context,
+                timeout=20,
+            )
+        except asyncpg.PostgresError:
+            await asyncio.sleep(
+                0.1
+            )  # asyncpg closes a refused TLS connection in a later turn of the loop, which must not end before
+            raise
         lines, is_ok = [], True
         try:
             for statement in statements:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
+from support.bar import reload_policy
 from support.proxy import Proxy
 from support.servers import PASSWORDS, Database, PostgresServer
 
@@ -41,9 +42,7 @@ def test_policy_given_as_text_blocks_and_a_reload_changes_it(
     with proxy.connect() as connection:
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match='blocked by rule "no-customers"'):
             connection.execute("select count(*) from customers")
-        proxy.write_policy(ALLOW.replace("customers", "nothing"))
-        proxy.reload()
-        proxy.wait_for_record(lambda each: each["type"] == "policy.loaded" and each.get("trigger") != "start")
+        reload_policy(proxy, ALLOW.replace("customers", "nothing"))
         assert connection.execute("select count(*) from customers").fetchone() == (200,)
 
 
