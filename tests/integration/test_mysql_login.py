@@ -14,6 +14,7 @@ import pytest
 from support import my_bytes as my
 from support.my_proxy import MySQLProxy, running_mysql_proxy
 from support.my_servers import MySQLServer
+from support.requirements import go_without
 from support.servers import PASSWORDS
 
 from dbproxy.embedded.certificates import CertificateAuthority
@@ -193,7 +194,7 @@ def test_mariadbs_ed25519_accounts_work(mariadb: MySQLServer, tmp_path: Any) -> 
     try:
         mariadb.execute("install soname 'auth_ed25519'")
     except pymysql.err.MySQLError:
-        pytest.skip("this MariaDB has no auth_ed25519 plugin")
+        go_without("this MariaDB has no auth_ed25519 plugin")
     for host in ("%", "localhost"):
         mariadb.execute(
             f"create user 'clear_user'@'{host}' identified via ed25519 using password('{PASSWORDS['clear_user']}')"

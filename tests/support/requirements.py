@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from dbproxy.embedded.binaries import find_all
 
@@ -71,6 +72,12 @@ TEST_REQUIREMENTS = (
         "pgjdbc", "pgjdbc through the proxy", ("libpostgresql-jdbc-java",), lambda: find_jdbc_jar() is not None
     ),
     Requirement(
+        "openssl",
+        "signatures and keys checked by somebody else's program",
+        ("openssl",),
+        lambda: shutil.which("openssl") is not None,
+    ),
+    Requirement(
         "MariaDB server and clients",
         "MySQL's protocol on a real server",
         ("mariadb-server-core", "mariadb-client"),
@@ -96,6 +103,15 @@ BENCH_REQUIREMENTS = (
 
 def is_missing_allowed() -> bool:
     return os.environ.get("ALLOW_MISSING", "") not in ("", "0")
+
+
+def go_without(what: str) -> NoReturn:
+    """A test cannot run here: it fails, or is skipped if the run was told to go without what is missing."""
+    import pytest  # not needed by the program
+
+    if is_missing_allowed():
+        pytest.skip(what)
+    pytest.fail(f"{what}; ALLOW_MISSING=1 goes without", pytrace=False)
 
 
 def main() -> int:

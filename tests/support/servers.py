@@ -18,8 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
-import pytest
-from support.requirements import is_missing_allowed
+from support.requirements import go_without
 from support.server_log import LOG_SETTINGS, ServerLog, file_reader
 
 from dbproxy.embedded.binaries import find_all, find_binaries
@@ -204,9 +203,7 @@ def find_program(name: str, *, needs_tls: bool = False) -> Path:
         if (binaries.has_tls or not needs_tls) and binaries.program(name).exists():
             return binaries.program(name)
     text = f"the program {name} is missing{' in a build with TLS' if needs_tls else ''}: install Debian's package postgresql"
-    if is_missing_allowed():
-        pytest.skip(text)
-    pytest.fail(text, pytrace=False)
+    return go_without(text)
 
 
 class _DockerStartError(Exception):

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from support.requirements import go_without
 
 from dbproxy.audit.checkpoint import Checkpointer, Head, Seal, parse_seal
 from dbproxy.audit.signing import SigningKey
@@ -123,7 +124,7 @@ def test_the_signed_bytes_come_back_from_the_record() -> None:
 def test_openssl_agrees_with_the_signature(tmp_path: Path) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
-        pytest.skip("needs openssl")
+        go_without("the program openssl is missing")
     made = checkpointer()
     made.take_head(0, 1, "0" * 64, FILE)
     record = json.loads(made.make(0, AT).line)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from support.requirements import go_without
 
 from dbproxy.audit.signing import (
     KeyUnusable,
@@ -37,7 +38,7 @@ def test_the_id_is_made_from_the_raw_public_key(tmp_path: Path) -> None:
     save_signing_key(key, tmp_path / "k")
     openssl = shutil.which("openssl")
     if openssl is None:
-        pytest.skip("needs openssl")
+        go_without("the program openssl is missing")
     der = subprocess.run(
         [openssl, "pkey", "-pubin", "-in", tmp_path / "k.pub", "-outform", "DER"], capture_output=True, check=True
     ).stdout
