@@ -10,10 +10,9 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from dbproxy.audit.compress import compress_closed
+from dbproxy.audit.compressor import Compressor
 from dbproxy.audit.ledger import AuditDown
 from dbproxy.audit.record import members
-from dbproxy.audit.segment import SegmentDamaged
 from dbproxy.audit.types import EventType
 from dbproxy.metrics import Counters
 from dbproxy.turn import Turn
@@ -43,10 +42,9 @@ class LedgerWatch:
         self._turn = turn
         self._ledger = turn.ledger
         self._counters = counters
-        self._directory = directory
         self._monotonic_ns = monotonic_ns
         self._heartbeat_s = heartbeat_s
-        self._compresses = compresses
+        self._compressor = Compressor(directory, turn.ledger.slot) if compresses else None
         self._began_ns = monotonic_ns()
         self._compression: asyncio.Task[None] | None = None
 
@@ -68,12 +66,13 @@ class LedgerWatch:
                 if now >= beat_at:
                     beat_at = now + self._heartbeat_s
                     self.beat()
-                if self._compresses and now >= compress_at and (self._compression is None or self._compression.done()):
+                if now >= compress_at and (self._compression is None or self._compression.done()):
                     compress_at = now + _COMPRESS_S
                     self._compression = asyncio.create_task(self._compress(), name="compress closed segments")
         finally:
-            if self._compression is not None:
-                await asyncio.wait([self._compression])  # a thread cannot be cancelled; a segment takes seconds
+            if self._compression is not None and self._compressor is not None:
+                self._compressor.stop()
+                await asyncio.wait([self._compression])  # a thread cannot be cancelled
 
     def beat(self) -> None:
         """Record the totals of this process, so that whatever is missing from its chain shows."""
@@ -102,9 +101,11 @@ class LedgerWatch:
             self._turn.schedule()  # and have it synced
 
     async def _compress(self) -> None:
+        if self._compressor is None:
+            return
         try:
-            await asyncio.to_thread(compress_closed, self._directory, self._ledger.slot)
-        except (OSError, SegmentDamaged) as error:
+            await asyncio.to_thread(self._compressor.run)
+        except OSError as error:
             _log.warning("a closed segment of the audit ledger could not be compressed: %s", error)
 
     def _uptime_s(self) -> float:

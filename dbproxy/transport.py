@@ -35,7 +35,7 @@ class Pause(IntFlag):
     """What it sent waits for the disk to have its audit records."""
 
 
-class Link(asyncio.Protocol):
+class Link:
     """The loop's view of a connection. During login bytes wait in a buffer; afterwards they go straight to the receiver.
 
     on_data, on_lost: set once by attach. on_pressure(True): our writes are not taken fast enough; (False): they are again.
@@ -262,10 +262,12 @@ class Wire:
         link = Link()
         try:
             if server_name is None:
-                await loop.connect_accepted_socket(lambda: link, raw, ssl=context, ssl_handshake_timeout=timeout_s)
+                await loop.connect_accepted_socket(
+                    lambda: _protocol(link), raw, ssl=context, ssl_handshake_timeout=timeout_s
+                )
             else:
                 await loop.create_connection(
-                    lambda: link,
+                    lambda: _protocol(link),
                     sock=raw,
                     ssl=context,
                     server_hostname=server_name,
@@ -290,7 +292,7 @@ class Wire:
                 raise ConnectionResetError("connection is closed")
             link = Link()
             try:
-                transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: link, raw)
+                transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: _protocol(link), raw)
             except BaseException:
                 raw.close()
                 raise
@@ -306,6 +308,11 @@ class Wire:
             self._raw = None
         if self._link is not None and self._link.transport is not None:
             self._link.transport.close()
+
+
+def _protocol(link: Link) -> asyncio.Protocol:
+    """What it is to the loop, which asks for methods, not for a base class."""
+    return link  # type: ignore[return-value]
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -96,7 +96,7 @@ class Turn:
         "_must_sync",
         "_sync",
         "_sync_began_ns",
-        "_thread",
+        "_syncer",
         "is_open",
         "ledger",
         "syncs_all",
@@ -128,7 +128,7 @@ class Turn:
         ] = {}  # of this turn: sessions whose bytes must wait for the disk, for these statements
         self._held: deque[_Held] = deque()  # INVARIANT: seq never falls
         self._held_count: dict[str, int] = {}
-        self._thread: SyncThread | None = None
+        self._syncer: SyncThread | None = None
         self._sync: Sync | None = None
         self._sync_began_ns = 0
         self._is_gathering = False
@@ -240,10 +240,10 @@ class Turn:
             if sync is not None:
                 self._sync = sync
                 self._sync_began_ns = self._monotonic_ns()
-                if self._thread is None:
-                    self._thread = SyncThread(self._loop.call_soon_threadsafe)
+                if self._syncer is None:
+                    self._syncer = SyncThread(self._loop.call_soon_threadsafe)
                 begun = sync
-                self._thread.submit(sync.run, lambda error: self._synced(begun, error))
+                self._syncer.submit(sync.run, lambda error: self._synced(begun, error))
         if sync is None:
             self._deliver(self.ledger.synced.seq)
             if self.ledger.is_down:
@@ -341,24 +341,24 @@ class Turn:
 
     async def probe(self) -> OSError | None:
         """Ledger.probe in the thread: nothing here waits for the disk."""
-        if self._thread is None:
-            self._thread = SyncThread(self._loop.call_soon_threadsafe)
+        if self._syncer is None:
+            self._syncer = SyncThread(self._loop.call_soon_threadsafe)
         found: asyncio.Future[OSError | None] = self._loop.create_future()
 
         def tell(result: OSError | None) -> None:
             if not found.done():
                 found.set_result(result)
 
-        self._thread.submit(self.ledger.probe, tell)
+        self._syncer.submit(self.ledger.probe, tell)
         return await found
 
     async def close(self) -> None:
         """Write and sync what is left, let the bytes go that wait for it, and end the thread. Sessions must have ended."""
         self.flush()
-        while self._thread is not None:
+        while self._syncer is not None:
             if self._is_gathering:
                 await asyncio.sleep(_GATHER_MAX_S * 2)
-            thread, self._thread = self._thread, None
+            thread, self._syncer = self._syncer, None
             await asyncio.to_thread(thread.close, SYNC_TIMEOUT_S)
             await asyncio.sleep(0)  # what it found, which may begin another sync
         if self._sync is not None:

@@ -11,6 +11,7 @@ Counterpart: controller.py.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -163,6 +164,8 @@ class Worker:
         self._in_force = found.sha256
         if self._stop.is_set():
             return
+        gc.collect()
+        gc.freeze()  # what is here now stays: the collector need not walk it again and again between queries
         server.start()
         self._tasks.spawn(watch_loop(self._counters.lag, self._clock), name="loop lag")
         self._tasks.spawn(self._chain.watch(), name="audit ledger")

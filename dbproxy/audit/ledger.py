@@ -41,6 +41,7 @@ When it cannot be written
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import platform
 import time
@@ -70,6 +71,8 @@ JUMP_S = 1.0
 """A wall clock that gained or lost more than this against the monotonic one since it was last looked at has jumped."""
 _MAX_UNSYNCED_SEGMENTS = 16
 """Ended segments whose bytes are not on the disk yet: with more of them, a segment simply grows further."""
+_FORGET_BYTES = 4 << 20
+"""How much of a segment stays in memory after it has reached the disk, about."""
 _LOCK_WAIT_S = 2.0
 _RECORD_OVERHEAD_BYTES = 360
 """A record without its body, rounded up, with a session id of 64 characters."""
@@ -133,6 +136,7 @@ class Ledger:
         "_down_since_ns",
         "_dropped",
         "_fd",
+        "_forgotten",
         "_is_name_unsynced",
         "_is_rewritten",
         "_lock",
@@ -200,6 +204,7 @@ class Ledger:
         self._fd = -1
         self._path: Path | None = None
         self._size = 0  # INVARIANT: bytes of whole, chained records in the file at _path
+        self._forgotten = 0  # up to here the kernel was told to keep nothing
         self._rotate_at = segment_bytes
         self._abandoned = ""
         self._chain = Chain(0, b"")  # INVARIANT: stands at the last record in the file
@@ -413,7 +418,12 @@ class Ledger:
         self._unsynced = []
         directory_fd = self._directory_fd if self._is_name_unsynced else None
         self._is_name_unsynced = False
-        self._sync = Sync(self._chain.seq, self._chain.hash, self._path.name, self._fd, closing, directory_fd)
+        forget_bytes = 0
+        if self._size - self._forgotten >= _FORGET_BYTES:
+            self._forgotten = forget_bytes = self._size & -mmap.PAGESIZE  # the last page is still written to
+        self._sync = Sync(
+            self._chain.seq, self._chain.hash, self._path.name, self._fd, closing, directory_fd, forget_bytes
+        )
         return self._sync
 
     def end_sync(self, sync: Sync, error: OSError | None) -> bool:
@@ -655,6 +665,7 @@ class Ledger:
         self._fd = fd
         self._path = path
         self._size = len(data)
+        self._forgotten = 0
         self._begun_ns = self._monotonic_ns()
         if with_sync:
             self._note_synced(self._chain.seq, self._chain.hash, path.name)
