@@ -101,6 +101,9 @@ class Link:
         if data and self._on_data is not None:
             self._on_data(data)
 
+    def eof_received(self) -> None:
+        """The peer sends no more. Returning None has the transport close; uvloop calls this without asking whether it is there."""
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
         if self._wanted is not None and not self._wanted[1].done():
