@@ -140,8 +140,10 @@ def _verify(
     finally:
         results = [chain.end() for chain in chains.values()]
     results += list(seals.missing.values())
-    if directory is not None and level is not Level.CHAINED and CONTROL_SLOT not in chains:
-        what = "the chain of slot 0, the control process's, is missing, and with it all checkpoints"
+    if directory is not None and CONTROL_SLOT not in chains:
+        what = (
+            "the chain of slot 0, the control process's, which every proxy has, is missing, and with it all checkpoints"
+        )
         missing = Problem(Status.TAMPERED, segment_name(CONTROL_SLOT, 1), 0, 1, what)
         results.append(ChainResult(CONTROL_SLOT, problem=missing))
     results.sort(key=lambda result: result.slot)

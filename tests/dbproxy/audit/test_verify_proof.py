@@ -193,6 +193,18 @@ def test_a_segment_that_is_compressed_while_verifying_is_no_alarm(
     assert list(proxy.directory.glob("*.gz"))
 
 
+def test_without_the_files_of_slot_0_nothing_is_ok_with_no_key_either(tmp_path: Path) -> None:
+    """Every proxy has slot 0: whoever takes its files away takes every checkpoint along."""
+    proxy = write_ledger(tmp_path, 14, runs=1)
+    for path in proxy.directory.glob("audit-0-*"):
+        path.unlink()
+    result = verify_directory(proxy.directory)
+    assert (result.status, result.exit_code) == (Status.TAMPERED, 1)
+    assert result.problem is not None
+    assert result.problem.file == "audit-0-0000000000000001.jsonl"
+    assert "slot 0" in result.problem.what
+
+
 # --- hostile input -------------------------------------------------------------------------------------------------------------
 
 
