@@ -3,7 +3,8 @@
 HAProxy passes bytes on (TCP mode). PgBouncer pools by session, because dbproxy too has one server connection per session.
 The empty relay is dbproxy's event loop with nothing in it: the floor, not a competitor.
 dbproxy judges with its shipped default policy and the rules below, and writes its audit trail to a real directory. It is the
-compiled build, as in the container image; "pure" is the same without a compiler.
+compiled build, as in the container image; "pure" is the same without a compiler, and "single" the compiled one with one worker and
+without signed checkpoints: what the processes and the signing cost, and one thread like its rivals.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from dbproxy.embedded.watcher import Watcher
 
 ACCOUNT = "trust_user"  # the account of support.servers that needs no password
 DATABASE = "bench"
-DIRECT, HAPROXY, PGBOUNCER, RELAY, PURE, DBPROXY = "direct", "haproxy", "pgbouncer", "relay", "pure", "dbproxy"
-EVERYBODY = (DIRECT, HAPROXY, PGBOUNCER, RELAY, PURE, DBPROXY)
+DIRECT, HAPROXY, PGBOUNCER, RELAY = "direct", "haproxy", "pgbouncer", "relay"
+PURE, SINGLE, DBPROXY = "pure", "single", "dbproxy"
+EVERYBODY = (DIRECT, HAPROXY, PGBOUNCER, RELAY, PURE, SINGLE, DBPROXY)
 COMPILED_TREE = Path(__file__).resolve().parents[2] / "build" / "compiled"
 SERVER_SETTINGS = {
     "max_connections": "200",
@@ -143,20 +145,25 @@ def running_contenders(
             found.append(stack.enter_context(_relay(server, folder)))
         if PURE in wanted:
             found.append(stack.enter_context(running_dbproxy(server, folder, PURE)))
-        if DBPROXY in wanted:
-            if not COMPILED_TREE.is_dir():
-                raise RuntimeError(
-                    f"{COMPILED_TREE} is missing: run `make compiled`, or leave out the contender {DBPROXY}"
-                )
-            found.append(stack.enter_context(running_dbproxy(server, folder, DBPROXY, tree=COMPILED_TREE)))
+        for name, options in ((SINGLE, {"workers": 1, "is_signing": False}), (DBPROXY, {})):
+            if name in wanted:
+                if not COMPILED_TREE.is_dir():
+                    raise RuntimeError(f"{COMPILED_TREE} is missing: run `make compiled`")
+                found.append(stack.enter_context(running_dbproxy(server, folder, name, tree=COMPILED_TREE, **options)))
         yield found
 
 
 @contextlib.contextmanager
 def running_dbproxy(
-    server: EmbeddedPostgres, folder: Path, name: str = DBPROXY, *, workers: int | None = None, **options: Any
+    server: EmbeddedPostgres,
+    folder: Path,
+    name: str = DBPROXY,
+    *,
+    workers: int | None = None,
+    is_signing: bool = True,
+    **options: Any,
 ) -> Iterator[Contender]:
-    """dbproxy with policy and audit on, all limits and settings at their defaults but perhaps the number of workers.
+    """dbproxy with policy and audit on, all limits and settings at their defaults but perhaps the number of workers and the signing.
 
     options: as for running_proxy.
     """
@@ -165,6 +172,8 @@ def running_dbproxy(
         settings["policies"]["files"].insert(0, "builtin:default")
         if workers is not None:
             settings["processes"] = {"workers": workers}
+        if not is_signing:
+            settings["audit"]["signing"] = {"enabled": False}
 
     with running_proxy(
         folder / name,

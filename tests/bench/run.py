@@ -181,6 +181,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
             "compared: before 1.21 PgBouncer cannot carry prepared statements in it",
             "relay": "dbproxy's event loop (uvloop) passing bytes on unread: the floor, not a competitor",
             "dbproxy": "builtin:default and four more rules, audit on with digests of parameters, default limits; SCRAM for clients",
+            "single": "dbproxy with one worker and without signed checkpoints",
             "results": "psql, one SELECT read in chunks, printed to /dev/null",
         },
         "load_average": loads,
