@@ -258,6 +258,7 @@ def test_slots_out_of_use_are_ended_once(tmp_path: Path) -> None:
 
 
 def test_a_chain_that_crashed_is_recovered_before_it_is_ended(tmp_path: Path) -> None:
+    make(tmp_path, 0).close("test")  # every proxy has it
     ledger = make(tmp_path, 2)
     ledger.intent(("s1", 1), BODY)
     ledger.flush()
@@ -284,6 +285,7 @@ def test_a_slot_in_use_is_not_ended(tmp_path: Path) -> None:
 
 
 def test_a_slot_used_again_says_so(tmp_path: Path) -> None:
+    make(tmp_path, 0).close("test")  # every proxy has it
     make(tmp_path, 2).close("test")
     end_chain(tmp_path, 2, now_ns=clock, reason="not configured")
     ledger = make(tmp_path, 2)
