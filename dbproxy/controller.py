@@ -155,6 +155,7 @@ class Controller:
 
     async def _end(self) -> None:
         await self._stop_parts()
+        self._chain.last_beat()
         if self._exit_code == 0:
             self._chain.record(EventType.PROXY_STOP, {"reason": self._finish_reason})
             await self._chain.reach_disk()
@@ -166,8 +167,7 @@ class Controller:
 
     async def _stop_parts(self) -> None:
         await self._tasks.cancel_all(timeout_s=5)
-        await self._admin.stop()
-        await self._control.stop()
+        await asyncio.gather(self._admin.stop(), self._control.stop())
         await self._workers.stop()
         await self._runs.close()
 

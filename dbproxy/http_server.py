@@ -66,7 +66,7 @@ class HttpServer:
     async def stop(self) -> None:
         """Stop listening, let answers that are under way end. Safe to call twice."""
         if self._serving is not None:
-            self._guest.should_exit = True
+            self._guest.leave()
             await asyncio.wait((self._serving,), timeout=_STOP_TIMEOUT_S + 1)
         await self._tasks.cancel_all(timeout_s=1)
 
@@ -88,6 +88,12 @@ class _Guest(uvicorn.Server):
     def __init__(self, settings: uvicorn.Config) -> None:
         super().__init__(settings)
         self.is_up = asyncio.Event()
+        self._is_over = asyncio.Event()
+
+    def leave(self) -> None:
+        """Stop at once; also before it is up."""
+        self.should_exit = True
+        self._is_over.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -97,3 +103,8 @@ class _Guest(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.is_up.set()
+
+    async def main_loop(self) -> None:
+        """Nothing to do but wait: what uvicorn does here ten times a second is for settings that are off (date, request limit)."""
+        self.server_state.default_headers = self.config.encoded_headers
+        await self._is_over.wait()
