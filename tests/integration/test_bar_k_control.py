@@ -1,0 +1,154 @@
+"""The control process is killed, frozen or away: sessions do not notice, caps and the login throttle hold. SECURITY_BAR B7."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+from support.figures import record, scaled
+from support.processes import is_ready, sessions_in_both_workers, wait_until, whole_proxy
+from support.proxy import Proxy
+from support.raw_client import logged_in
+from support.servers import Database, PostgresServer, fresh_database
+
+SESSIONS = 6
+FAILURES = 5
+
+
+@pytest.fixture(scope="module")
+def database(postgres: PostgresServer) -> Iterator[Database]:
+    with fresh_database(postgres, "test_bar_k_control") as fresh:
+        yield fresh
+
+
+@pytest.fixture(scope="module")
+def one_proxy(
+    postgres: PostgresServer, database: Database, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Proxy]:
+    def change(settings: dict[str, Any]) -> None:
+        failures = {"per_user": FAILURES, "per_address": 10_000, "window_s": 3600}
+        settings["limits"] = {"max_sessions_per_user": SESSIONS, "login_failures": failures}
+        settings["timeouts"] = {"login_s": 4}  # longer than a worker waits for control to count a connection
+
+    with whole_proxy(tmp_path_factory.mktemp("control"), postgres, database, change=change) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(one_proxy: Proxy) -> Proxy:
+    """With control there, and nobody connected any more."""
+    wait_until(lambda: is_ready(one_proxy))
+    wait_until(lambda: not one_proxy.metric("dbproxy_connections_open"), what="the end of the last test's sessions")
+    return one_proxy
+
+
+def kill_control(proxy: Proxy) -> int:
+    """Returns which process it was."""
+    (control,) = proxy.processes("control")
+    os.kill(control, signal.SIGKILL)
+    return control
+
+
+def test_killed_control_is_not_noticed_by_sessions_and_caps_still_hold(proxy: Proxy) -> None:
+    noticed = 0
+    with sessions_in_both_workers(proxy) as sessions:
+        mine = [each for both in sessions.values() for each in both]
+        control = kill_control(proxy)
+        began = time.monotonic()
+        noticed += _failures(mine)
+        with contextlib.ExitStack() as stack:  # a login waits, and succeeds
+            for _ in range(SESSIONS - len(mine)):
+                stack.enter_context(proxy.connect())
+            waited = time.monotonic() - began
+            with pytest.raises(psycopg.OperationalError, match="too many sessions"):
+                stack.enter_context(proxy.connect())
+            stack.enter_context(proxy.connect("bob"))
+        wait_until(lambda: is_ready(proxy))
+        assert proxy.metric("dbproxy_sessions_open") >= len(mine)
+        assert proxy.processes("control") != [control]
+        noticed += _failures(mine)
+    crashed = proxy.wait_for_record(lambda each: each["type"] == "process.crashed" and each["process"] == control)
+    assert (crashed["role"], crashed["slot"]) == ("control", 0)
+    record(
+        "K.control",
+        "statements that failed because control had ended",
+        count=2 * len(mine),
+        failures=noticed,
+        login_waited_s=round(waited, 3),
+    )
+
+
+def _failures(connections: list[psycopg.Connection[Any]]) -> int:
+    """How many cannot run a statement."""
+    failed = 0
+    for connection in connections:
+        try:
+            connection.execute("select 1")
+        except psycopg.Error:
+            failed += 1
+    return failed
+
+
+def test_without_control_logins_are_refused_when_their_time_is_over(proxy: Proxy) -> None:
+    with proxy.connect() as connection:
+        proxy.process.send_signal(signal.SIGSTOP)  # nobody starts it again
+        try:
+            kill_control(proxy)
+            began = time.monotonic()
+            with pytest.raises(psycopg.OperationalError, match="cannot take logins at the moment"), proxy.connect():
+                pass
+            assert 0.5 < time.monotonic() - began < 6
+            assert connection.execute("select 1").fetchone() == (1,)
+        finally:
+            proxy.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: is_ready(proxy))
+        with proxy.connect() as other:
+            assert other.execute("select 1").fetchone() == (1,)
+
+
+def test_logins_that_meet_a_frozen_control_are_told_so_and_sessions_go_on(proxy: Proxy) -> None:
+    (control,) = proxy.processes("control")
+    with proxy.connect() as connection:
+        os.kill(control, signal.SIGSTOP)
+        try:
+            with pytest.raises(psycopg.OperationalError, match="cannot take logins at the moment"), proxy.connect():
+                pass
+            assert connection.execute("select 1").fetchone() == (1,)
+        finally:
+            os.kill(control, signal.SIGCONT)
+        wait_until(lambda: is_ready(proxy))
+        with proxy.connect() as other:
+            assert other.execute("select 1").fetchone() == (1,)
+
+
+def test_throttle_counts_failures_of_all_workers(proxy: Proxy) -> None:
+    """B7: tries at once in both workers: as many are looked at as the limit allows, no more."""
+
+    def attempt(_number: int) -> None:
+        with pytest.raises(AssertionError), logged_in({**proxy.address("carol"), "password": "wrong"}):
+            pass
+
+    count = scaled(40, 400)
+    with ThreadPoolExecutor(20) as threads:
+        list(threads.map(attempt, range(count)))
+    wait_until(lambda: len(_refusals(proxy, "carol")) >= FAILURES + 1)
+    reasons = Counter(_refusals(proxy, "carol"))
+    record(
+        "B7.workers",
+        "wrong passwords looked at beyond the limit",
+        count=count,
+        failures=abs(reasons["login_failed"] - FAILURES),
+        told=reasons["login_throttled"],
+    )
+
+
+def _refusals(proxy: Proxy, person: str) -> list[str]:
+    return [each.get("reason", "") for each in proxy.records("login.failure") if each["person"] == person]
