@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dbproxy.audit.compressor import Compressor
@@ -27,6 +27,7 @@ class LedgerWatch:
     """run: a task for as long as the process lives.
 
     directory: the ledger's. compresses: whether closed segments of this slot are compressed. heartbeat_s: how often totals are recorded.
+    heads: by slot, where the chains of other processes stand; kept up by whoever is told.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class LedgerWatch:
         *,
         heartbeat_s: float,
         compresses: bool,
+        heads: Mapping[int, int],
     ) -> None:
         self._turn = turn
         self._ledger = turn.ledger
         self._counters = counters
         self._monotonic_ns = monotonic_ns
         self._heartbeat_s = heartbeat_s
+        self._heads = heads
         self._compressor = Compressor(directory, turn.ledger.slot) if compresses else None
         self._began_ns = monotonic_ns()
         self._compression: asyncio.Task[None] | None = None
@@ -75,9 +78,11 @@ class LedgerWatch:
                 await asyncio.wait([self._compression])  # a thread cannot be cancelled
 
     def beat(self) -> None:
-        """Record the totals of this process, so that whatever is missing from its chain shows."""
+        """Record the totals of this process, so that whatever is missing from its chain shows. Counterpart: audit/verify_counts.py."""
         ledger, counters = self._ledger, self._counters
-        fields = {
+        if ledger.is_down:
+            return  # it would wait, and outcomes that are written meanwhile would come before it
+        fields: dict[str, object] = {
             "slot": ledger.slot,
             "records": ledger.records + ledger.pending,
             "intents": ledger.intents,
@@ -85,10 +90,15 @@ class LedgerWatch:
             "refused": sum(count for (_, action), count in counters.statements.items() if action in _REFUSED_ACTIONS),
             "sessions": counters.sessions,
             "sessions_open": counters.sessions_open,
+            "unrecorded": ledger.unrecorded,
             "dropped": ledger.dropped,
             "synced": ledger.synced.seq,
             "uptime_s": round(self._uptime_s(), 3),
         }
+        if ledger.checkpointed:
+            fields["checkpointed"] = ledger.checkpointed
+        if self._heads:
+            fields["heads"] = sorted(self._heads.items())
         try:
             self._turn.append(EventType.HEARTBEAT, members(fields))
         except AuditDown:

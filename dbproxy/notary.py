@@ -86,8 +86,10 @@ class Notary:
 
     def take_heads(self, slot: int, heads: ipc.Heads) -> None:
         """Where a worker's chain stands on the disk."""
-        if self.prover is not None and heads.seq:
-            self.prover.take_head(slot, heads.seq, heads.hash, heads.segment)
+        if heads.seq:
+            self._chain.heads[slot] = heads.seq
+            if self.prover is not None:
+                self.prover.take_head(slot, heads.seq, heads.hash, heads.segment)
 
     def greet(self, slot: int) -> None:
         """A worker has come, or come back: it must know whether there is trouble. That there is a checkpoint it hears with the next one."""

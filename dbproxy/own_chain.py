@@ -57,6 +57,9 @@ class OwnChain:
             slot=slot,
         )
         self.turn: Turn | None = None
+        self.heads: dict[int, int] = {}
+        """Where the chains of other slots stand on the disk, as far as this process has been told; recorded with every heartbeat."""
+        self._watch: LedgerWatch | None = None
         self._waiters = 0
 
     def open(self) -> Recovery:
@@ -77,15 +80,21 @@ class OwnChain:
         """Take care of it, for as long as the process lives. The chain is open."""
         if self.turn is None:
             raise ValueError("the chain is not open")
-        watch = LedgerWatch(
+        watch = self._watch = LedgerWatch(
             self.turn,
             self._counters,
             self._settings.directory,
             self._clock.monotonic_ns,
             heartbeat_s=self._settings.heartbeat_s,
             compresses=self._settings.compression is Compression.GZIP,
+            heads=self.heads,
         )
         await watch.run()
+
+    def last_beat(self) -> None:
+        """Nothing more happens here: record the totals, so that they hold for all of this process's records."""
+        if self._watch is not None:
+            self._watch.beat()
 
     def record(self, event: EventType, fields: dict[str, object]) -> bool:
         """Append an event that no statement waits for. False if the trail takes no more, or is not open."""
@@ -94,7 +103,7 @@ class OwnChain:
         try:
             self.turn.append(event, members(fields))
         except AuditDown:
-            self.ledger.refused_while_down += 1
+            self.ledger.unrecorded += 1
             return False
         return True
 

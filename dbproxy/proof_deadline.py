@@ -33,6 +33,7 @@ class ProofDeadline:
             self._trouble = message.reason
         else:
             self._heard_ns = self._clock.monotonic_ns()
+            self._ledger.checkpointed = message.seq
         self.look()
 
     def look(self) -> None:

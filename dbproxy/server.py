@@ -238,8 +238,6 @@ class Server:
         """A session stands."""
         self.sessions[live.session.session_id] = live
         self._keys.setdefault(live.progress.server_pid, []).append(live)
-        self.counters.sessions += 1
-        self.counters.sessions_open += 1
 
     def remove(self, live: Live) -> None:
         """A session is over."""
@@ -251,7 +249,6 @@ class Server:
         if not same:
             del self._keys[live.progress.server_pid]
         self._forget(live.host, live.claim)
-        self.counters.sessions_open -= 1
         self.counters.connections_open -= 1
         asyncio.get_running_loop().call_later(_LINGER_S, live.session.abort)
 
@@ -503,6 +500,8 @@ class Login:
             self._record_failure("protocol", fault.detail)
             return False
         finally:
+            if not is_session and made:
+                made[0].close(Side.CLIENT, Why.LEFT, "the connection ended before the session could begin")
             if not is_session and self._driver.server is not None:
                 self._driver.server.close()
         return True
@@ -642,6 +641,8 @@ class Login:
             context = replace(context, application=application)
         if not server.record(EventType.SESSION_START, identity):
             raise LoginRefused(Refusal(Why.AUDIT_DOWN, "the audit trail cannot be written, so nobody may log in"))
+        server.counters.sessions += 1  # here, so that heartbeats agree with the records
+        server.counters.sessions_open += 1
         session_id = identity.pop("session")
         start = Start(
             session_id=str(session_id),
@@ -664,6 +665,7 @@ class Login:
         )
 
     def _ended(self, session: Session) -> None:
+        self._server.counters.sessions_open -= 1
         live = self._server.sessions.get(session.session_id)
         if live is not None:
             self._server.remove(live)

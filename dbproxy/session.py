@@ -95,6 +95,7 @@ class Session:
         "_total_rows",
         "_total_sent",
         "_total_statements",
+        "_total_unrecorded",
         "_transaction",
         "_turn",
         "_type_names",
@@ -149,6 +150,7 @@ class Session:
         self._write_client: Callable[[bytes], object] = _write_nowhere
         self._write_server: Callable[[bytes], object] = _write_nowhere
         self._total_statements = 0
+        self._total_unrecorded = 0  # of its statement numbers, how many have no record
         self._total_refused = 0
         self._total_rows = 0
         self._total_received = 0
@@ -426,7 +428,7 @@ class Session:
         return member
 
     def _refuse_unrecorded(self, down: AuditDown) -> Verdict:
-        self._turn.ledger.refused_while_down += 1
+        self._not_recorded()
         self._total_refused += 1
         text = "dbproxy: the audit trail cannot be written, so nothing may run"
         return Verdict(Refusal(Why.AUDIT_DOWN, text, down.reason, "Try again; the session stays open."))
@@ -493,7 +495,7 @@ class Session:
         try:
             self._turn.append(EventType.STATEMENT_REFUSED, body + b"," + members(fields))
         except AuditDown:
-            self._turn.ledger.refused_while_down += 1
+            self._not_recorded()
         self._total_refused += 1
         self._counters.count_statement(*ruling.counted)
         if decision.action is Action.TERMINATE:
@@ -595,7 +597,12 @@ class Session:
         try:
             self._turn.append(EventType.STATEMENT_SKIPPED, body)
         except AuditDown:
-            return  # the ledger counts what it had to drop
+            self._not_recorded()
+
+    def _not_recorded(self) -> None:
+        """A statement number without a record: the totals tell, or the verifier would take it for a record that is missing."""
+        self._ledger.unrecorded += 1
+        self._total_unrecorded += 1
 
     def _server_contradicts(self, statement_id: int, tag: bytes) -> None:
         """The server wrote where nothing but reading was judged: the text was misread. Everybody must hear of it."""
@@ -683,6 +690,7 @@ class Session:
             "detail": detail,
             "statements": self._total_statements,
             "refused": self._total_refused,
+            "unrecorded": self._total_unrecorded,
             "rows": self._total_rows,
             "received_bytes": self._total_received,
             "sent_bytes": self._total_sent,

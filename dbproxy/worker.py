@@ -201,6 +201,7 @@ class Worker:
         if self._pool is not None:
             await self._pool.close()
         self._tell_figures(0)
+        self._chain.last_beat()
         await self._chain.close(self._stop_reason)
         self._tell_heads()  # the end of the chain, for the last checkpoint
         await self._link.stop()

@@ -120,8 +120,9 @@ class Ledger:
     segment_age_s: or when it is older than this. reserve_bytes: size of the ballast. now_ns: wall clock. node: name of this
     machine in segment headers.
 
-    is_down, down_reason: set by the ledger. refused_while_down: the caller counts statements here that it refused without a record
-    because the ledger was down; reported on resume. synced: the last record known to be on the disk.
+    is_down, down_reason: set by the ledger. unrecorded: the caller counts here what it refused without a record, because the ledger takes none;
+    reported on resume and in heartbeats. synced: the last record known to be on the disk. checkpointed: the last one that a checkpoint covers, 0 if the
+    caller has not heard of any.
     records, intents, written_bytes, flushes, syncs, dropped: totals for metrics and heartbeats.
     """
 
@@ -160,7 +161,9 @@ class Ledger:
         "_slot",
         "_sync",
         "_told",
+        "_unrecorded_told",
         "_unsynced",
+        "checkpointed",
         "down_reason",
         "dropped",
         "flushes",
@@ -168,9 +171,9 @@ class Ledger:
         "is_down",
         "records",
         "refusal",
-        "refused_while_down",
         "synced",
         "syncs",
+        "unrecorded",
         "written_bytes",
     )  # fmt: skip
 
@@ -232,7 +235,9 @@ class Ledger:
         self.intents = 0
         self.is_down = False
         self.down_reason = ""
-        self.refused_while_down = 0
+        self.unrecorded = 0
+        self._unrecorded_told = 0
+        self.checkpointed = 0
         self.records = 0
         self.written_bytes = 0
         self.flushes = 0
@@ -502,7 +507,7 @@ class Ledger:
             {
                 "since": format_time(self._down_since_ns),
                 "reason": self.down_reason,
-                "refused": self.refused_while_down,
+                "refused": self.unrecorded - self._unrecorded_told,
                 "dropped": self._dropped,
                 "delayed": len(waiting),
             }
@@ -516,7 +521,8 @@ class Ledger:
             return False
         self._pending = []
         self._told.clear()
-        self._parked_bytes = self._dropped = self.refused_while_down = 0
+        self._parked_bytes = self._dropped = 0
+        self._unrecorded_told = self.unrecorded
         self.is_down = False
         self.down_reason = ""
         return True
@@ -716,6 +722,7 @@ class Ledger:
                 self._chain.seq = seq
                 self._chain.hash = hash_
                 self._size = size
+                self.records -= 1
                 self._cut_back()
         if self._fd < 0:
             self._go_down(self._abandoned)

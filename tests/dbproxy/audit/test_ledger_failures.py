@@ -303,7 +303,7 @@ def test_events_wait_in_bounded_memory_while_down(ledger: Ledger, tmp_path: Path
             ledger.append(EventType.LOGIN_FAILURE, body)
             taken += 1
     assert 50 < taken < 100
-    ledger.refused_while_down = 5
+    ledger.unrecorded += 5
     disk.space = None
     assert ledger.try_resume()
     resumed = [record for record in records(tmp_path / "audit") if record["type"] == "audit.resumed"]
