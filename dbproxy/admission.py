@@ -3,7 +3,8 @@
 One Admission counts for all workers, in the control process, so that a cap holds exactly and a guesser gains nothing by spreading
 over workers. It only counts: worker processes ask (control_link.py), workers.py hands their questions over.
 
-A worker's connections are named by a number of its own. What a worker holds is forgotten with it.
+A worker's connections are named by a number of its own. What a worker holds is forgotten with it. Failed logins are not forgotten with
+this process: throttle_memory.py has them, proofs under way among them, as if they had failed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import dataclass, field
 from config.settings import Limits
 from dbproxy.clock import Clock
 from dbproxy.doorkeeper import TOO_MANY, TOO_MANY_OF_ADDRESS, TOO_MANY_SESSIONS
-from dbproxy.identity.throttle import Throttle
+from dbproxy.identity.throttle import Key, Throttle
+from dbproxy.throttle_memory import Counts, ThrottleMemory
 
 Worker = int
 """The slot of a worker process."""
@@ -35,17 +37,26 @@ class _Held:
 
 
 class Admission:
-    """The caps and the throttle of the whole proxy."""
+    """The caps and the throttle of the whole proxy.
 
-    def __init__(self, limits: Limits, clock: Clock) -> None:
+    memory: where failures are kept beyond the life of this process; what is in it counts from the start. None: nowhere.
+    """
+
+    def __init__(self, limits: Limits, clock: Clock, memory: ThrottleMemory | None = None) -> None:
         self._limits = limits
+        self._clock = clock
+        self._memory = memory
         failures = limits.login_failures
         self._throttle = Throttle(clock, failures.per_address, failures.per_user, failures.window_s)
         self._held: dict[Worker, _Held] = {}
         self._addresses: Counter[str] = Counter()
         self._people: Counter[str] = Counter()
-        self._proofs: Counter[tuple[str, str]] = Counter()  # under way, by address and by address and person
+        self._proofs: Counter[Key] = Counter()  # under way, by address and by address and person
         self._waiting: list[tuple[Worker, str, str, Callable[[str], object]]] = []
+        if memory is not None:
+            for key, (count, since_ns) in memory.read().items():
+                self._throttle.restore(key, count, since_ns)
+            memory.rewrite(self.counts())
 
     # ---- caps ---------------------------------------------------------------------------------------------------
 
@@ -127,14 +138,22 @@ class Admission:
         self._go_on()
 
     def proved(self, worker: Worker, address: str, person: str, *, is_right: bool, was_begun: bool) -> None:
-        """A proof has ended. was_begun: it was announced by `prove`."""
+        """A proof has ended. was_begun: it was announced by `prove`, to this control process or to the one before."""
         proofs = self._of(worker).proofs
         if was_begun and proofs[address, person]:
             _take_one(proofs, (address, person))
             self._end_proof(address, person, is_right=is_right)
-        elif not was_begun:
+        elif is_right or not was_begun:  # a wrong one of the process before counts already
             self._note(address, person, is_right=is_right)
         self._go_on()
+
+    def counts(self) -> Counts:
+        """Failures as they would count if this process ended now: proofs under way among them."""
+        return {key: count for key in (*self._throttle.keys, *self._proofs) if (count := self._count(key))[0]}
+
+    def _count(self, key: Key) -> tuple[int, int]:
+        failures, since_ns = self._throttle.count(key)
+        return failures + self._proofs[key], since_ns or self._clock.monotonic_ns()
 
     def _end_proof(self, address: str, person: str, *, is_right: bool) -> None:
         _take_one(self._proofs, (address, ""))
@@ -143,6 +162,15 @@ class Admission:
 
     def _note(self, address: str, person: str, *, is_right: bool) -> None:
         (self._throttle.succeeded if is_right else self._throttle.failed)(address, person)
+        self._remember(address, person)
+
+    def _remember(self, address: str, person: str) -> None:
+        if self._memory is None:
+            return
+        if self._memory.is_full:
+            self._memory.rewrite(self.counts())
+        for key in ((address, ""), (address, person)):
+            self._memory.note(key, *self._count(key))
 
     def _go_on(self) -> None:
         """Answer who need not wait any more, in the order they came."""
@@ -159,6 +187,7 @@ class Admission:
             self._proofs[address, ""] += 1
             self._proofs[address, person] += 1
             self._of(worker).proofs[address, person] += 1
+            self._remember(address, person)  # before anybody may look at it
             answer("")
 
 

@@ -1,9 +1,9 @@
 """A worker's connection to the control process: asks for it, answers it, and is made again whenever control is.
 
-    connect ─► Hello, Claims…, Enrolled ─► Welcome ─► questions, figures, orders … ─► lost ─► connect …
+    connect ─► Hello, Claims…, Proved…, Enrolled ─► Welcome ─► questions, figures, orders … ─► lost ─► connect …
 
 While there is none, sessions go on; logins wait for it as long as they may. What the worker holds (claims) is told anew each time, so
-that control counts right after a restart of its own. Implements dbproxy.doorkeeper.Doorkeeper. Counterpart: workers.py.
+that control counts right after a restart of its own; how a proof ended that was under way meanwhile is told then too. Implements dbproxy.doorkeeper.Doorkeeper. Counterpart: workers.py.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class ControlLink:
         self._up = asyncio.Event()
         self._pending = ipc.Pending()
         self._claims: dict[int, tuple[str, str]] = {}  # number → address and person, as control is to count them
+        self._unsaid: list[ipc.Proved] = []  # while control is away; none begins then, so there are no more than logins
 
     @property
     def is_up(self) -> bool:
@@ -118,7 +119,9 @@ class ControlLink:
         return await self._ask_until(ask, 0, address, person, deadline)
 
     def proved(self, address: str, person: str, *, is_right: bool, was_begun: bool) -> None:
-        self.tell(ipc.Proved(address, person, is_right, was_begun))
+        ended = ipc.Proved(address, person, is_right, was_begun)
+        if not self.tell(ended):
+            self._unsaid.append(ended)
 
     async def cancel_elsewhere(self, address: str, process_id: int, secret: bytes) -> tuple[str, str]:
         number, future = self._pending.open()
@@ -182,6 +185,8 @@ class ControlLink:
             claims = tuple(ipc.Claim(number, *who) for number, who in self._claims.items())
             for first in range(0, len(claims), _CLAIMS_IN_ONE):
                 channel.send(ipc.Claims(claims[first : first + _CLAIMS_IN_ONE]))
+            while self._unsaid and channel.send(self._unsaid[0]):
+                del self._unsaid[0]
             channel.send(ipc.Enrolled(self._duties.in_force))
             self._is_introduced = channel.is_open
             await lost.wait()

@@ -4,8 +4,8 @@ the chain of slot 0. No client's byte passes through it, and sessions go on whil
 start:  ledger ─► policies and users into force ─► workers may connect ─► metrics, health, admin API ─► Ready
 stop:   Drain (shown in /readyz) … all workers have ended … Finish ─► HTTP ─► proxy.stop ─► ledger
 
-What lasts is in the state directory (state.db, store/), and what workers judge by in the supervisor's memory (in_force.py). Everything
-else is asked of the workers or counted anew, so that this process can be started again at any time. Counterparts: supervisor.py, worker.py.
+What lasts is in the state directory (state.db, store/); what workers judge by, and who has failed to log in, in the supervisor's memory
+(in_force.py, throttle_memory.py). Everything else is asked of the workers or counted anew, so that this process can be started again at any time. Counterparts: supervisor.py, worker.py.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from dbproxy.policy.load import compile_policy, read_policies
 from dbproxy.proc import Usage, read_usage
 from dbproxy.runs import Runs
 from dbproxy.tasks import Tasks
+from dbproxy.throttle_memory import ThrottleMemory
 from dbproxy.watched import WatchedFiles, file_sha256
 from dbproxy.workers import Workers
 
@@ -79,7 +80,7 @@ class Controller:
         self._runs = Runs(settings.state.directory, self._clock, __version__)
         self._workers = Workers(
             socket.socket(fileno=orders.ipc_fd),
-            Admission(settings.limits, self._clock),
+            Admission(settings.limits, self._clock, ThrottleMemory(orders.throttle)),
             self._note_heads,
             lambda slot: self._notary.greet(slot),
         )

@@ -206,7 +206,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Proved:
-    """How a proof ended. was_begun: it was asked for with PROVE."""
+    """How a proof ended. was_begun: it was asked for with PROVE. Told before Enrolled, if it ended while control was away."""
 
     address: str
     person: str

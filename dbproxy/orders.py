@@ -26,7 +26,7 @@ HOME = Path(__file__).resolve().parent
 class Orders:
     """listeners: name and descriptor of each listening socket, for a worker. ipc_fd, admin_fd: listening, for control; else -1.
 
-    memory: descriptors of in_force.SharedMemory.
+    memory: descriptors of in_force.SharedMemory. throttle: of throttle_memory.ThrottleMemory, for control; else -1.
     trigger: start, crash or rolling. is_first: the proxy as a whole is starting. home: where the supervisor's program lies.
     """
 
@@ -42,6 +42,7 @@ class Orders:
     proxy_started_at_ns: int
     memory: tuple[int, int]
     listeners: tuple[tuple[str, int], ...] = ()
+    throttle: tuple[int, int] = (-1, -1)
     ipc_fd: int = -1
     admin_fd: int = -1
 

@@ -36,6 +36,7 @@ from dbproxy.listening import address_of, listen, listen_shared
 from dbproxy.operations import ProcessState
 from dbproxy.orders import CONTROL, HOME, IPC_SOCKET, SUPERVISOR, WORKER, Orders
 from dbproxy.tasks import Tasks
+from dbproxy.throttle_memory import ThrottleMemory
 
 _log = logging.getLogger("dbproxy")
 _START_S = 60.0
@@ -95,6 +96,7 @@ class Supervisor:
         self._news: list[ipc.Happened] = []
         self._lock = DirectoryLock(settings.audit.directory)
         self._memory = SharedMemory.create()
+        self._throttle = ThrottleMemory.create()
         self._ipc: socket.socket | None = None
         self._admin: socket.socket | None = None
         self._control = Place(CONTROL, 0)
@@ -245,6 +247,7 @@ class Supervisor:
             if each is not None:
                 each.close()
         self._memory.close()
+        self._throttle.close()
 
     def _addresses(self) -> list[str]:
         """Where the proxy can be reached, for people."""
@@ -273,6 +276,7 @@ class Supervisor:
             proxy_started_at_ns=self._started_at_ns,
             memory=self._memory.descriptors,
             listeners=tuple((name, each.fileno()) for name, each in place.sockets.items()),
+            throttle=self._throttle.descriptors if is_control else (-1, -1),
             ipc_fd=self._ipc.fileno() if is_control and self._ipc is not None else -1,
             admin_fd=self._admin.fileno() if is_control and self._admin is not None else -1,
         )
@@ -285,6 +289,7 @@ class Supervisor:
             orders.admin_fd,
             self._lock.fd,
             *orders.memory,
+            *orders.throttle,
             *(fd for _, fd in orders.listeners),
         ]
         child = await self._children.spawn(orders, [fd for fd in descriptors if fd >= 0])

@@ -76,6 +76,21 @@ class Throttle:
             self._per_user - (by_user.failures if by_user else 0),
         )
 
+    def count(self, key: Key) -> tuple[int, int]:
+        """Failures of an address (with the name "") or of a name from it that count now, and since when, in monotonic ns. (0, 0): none."""
+        count = self._find(key)
+        return (count.failures, count.started_ns) if count is not None else (0, 0)
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """What is counted, or was until its window was over."""
+        return tuple(self._counts)
+
+    def restore(self, key: Key, failures: int, started_ns: int) -> None:
+        """Count what was known before."""
+        count = self._counts[key] = _Count(started_ns)
+        count.failures = failures
+
     def _find(self, key: Key) -> _Count | None:
         count = self._counts.get(key)
         if count is not None and self._clock.monotonic_ns() - count.started_ns >= self._window_ns:

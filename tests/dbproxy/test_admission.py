@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
+from collections.abc import Iterator
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.fake_clock import FakeClock
@@ -12,10 +15,17 @@ from support.fake_clock import FakeClock
 from config.settings import Limits, LoginFailures
 from dbproxy.admission import Admission, connection_cap
 from dbproxy.doorkeeper import TOO_MANY, TOO_MANY_OF_ADDRESS, TOO_MANY_SESSIONS
+from dbproxy.throttle_memory import ThrottleMemory
 
 
 def make(
-    *, sessions: int = 1000, user: int = 100, address: int = 200, failures: int = 3
+    *,
+    sessions: int = 1000,
+    user: int = 100,
+    address: int = 200,
+    failures: int = 3,
+    memory: ThrottleMemory | None = None,
+    clock: FakeClock | None = None,
 ) -> tuple[Admission, FakeClock]:
     limits = Limits(
         max_sessions=sessions,
@@ -23,8 +33,8 @@ def make(
         max_sessions_per_address=address,
         login_failures=LoginFailures(per_user=failures, per_address=1000, window_s=60),
     )
-    clock = FakeClock()
-    return Admission(limits, clock), clock
+    clock = clock or FakeClock()
+    return Admission(limits, clock, memory), clock
 
 
 def test_address_cap_holds_over_workers_and_room_comes_back() -> None:
@@ -193,3 +203,89 @@ def test_never_more_failures_than_the_limit_whatever_the_order() -> None:
                 worker = rng.randint(1, 4)
                 admission.prove(worker, "10.0.0.1", "alice", lambda word, worker=worker: answer(word, worker))
         assert admitted + len(running) <= 4, seed
+
+
+# ---- throttle, after a restart of control ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def memory() -> Iterator[ThrottleMemory]:
+    made = ThrottleMemory.create()
+    yield made
+    made.close()
+
+
+def again(memory: ThrottleMemory) -> ThrottleMemory:
+    """As the next control process finds it: the same descriptors, and nothing else."""
+    return ThrottleMemory(memory.descriptors)
+
+
+def test_failures_are_known_to_the_next_control_until_their_window_is_over(memory: ThrottleMemory) -> None:
+    admission, clock = make(memory=memory)
+    for worker in (1, 2, 1):
+        fail(admission, worker)
+    fail(admission, person="bob")
+    clock.advance(59)
+    admission, _ = make(memory=again(memory), clock=clock)
+    assert fail(admission) == "first"
+    assert [fail(admission, person="bob") for _ in range(3)] == ["", "", "first"]
+    clock.advance(2)
+    admission, _ = make(memory=again(memory), clock=clock)
+    assert fail(admission) == ""
+
+
+def test_proofs_under_way_when_control_ends_count_as_failed_unless_they_turn_out_right(memory: ThrottleMemory) -> None:
+    admission, clock = make(memory=memory)
+    for person in ("alice", "alice", "alice", "bob", "bob", "bob"):
+        admission.prove(1, "10.0.0.1", person, lambda _: None)
+    admission, _ = make(memory=again(memory), clock=clock)
+    assert admission.throttled("10.0.0.1", "alice") == "first"
+    assert admission.throttled("10.0.0.1", "bob") == "first"
+    # What its worker tells of them later: a right one proves who it was, a wrong one has counted.
+    admission.proved(1, "10.0.0.1", "bob", is_right=True, was_begun=True)
+    admission.proved(1, "10.0.0.1", "alice", is_right=False, was_begun=True)
+    assert admission.throttled("10.0.0.1", "bob") == ""
+    assert admission.throttled("10.0.0.1", "alice") == "again"
+
+
+def test_right_password_is_forgiven_by_the_next_control_too(memory: ThrottleMemory) -> None:
+    admission, clock = make(memory=memory)
+    fail(admission)
+    fail(admission)
+    admission.prove(1, "10.0.0.1", "alice", lambda _: None)
+    admission.proved(1, "10.0.0.1", "alice", is_right=True, was_begun=True)
+    admission, _ = make(memory=again(memory), clock=clock)
+    assert [fail(admission) for _ in range(4)] == ["", "", "", "first"]
+
+
+def test_whatever_happens_the_next_control_knows_as_much_as_the_last(memory: ThrottleMemory) -> None:
+    """200 histories, each cut at a random place."""
+    for seed in range(200):
+        rng = Random(seed)
+        clock = FakeClock()
+        with contextlib.closing(ThrottleMemory.create()) as own:
+            admission, _ = make(failures=4, memory=own, clock=clock)
+            running: Counter[tuple[str, str]] = Counter()
+            failed: Counter[tuple[str, str]] = Counter()
+            for _ in range(rng.randrange(60)):
+                who = (rng.choice(["10.0.0.1", "10.0.0.2"]), rng.choice(["alice", "bob"]))
+                words: list[str] = []
+                if rng.random() < 0.5 and running[who] + failed[who] < 4:
+                    admission.prove(1, *who, words.append)
+                    assert words == [""]
+                    running[who] += 1
+                elif running[who]:
+                    is_right = rng.random() < 0.3
+                    admission.proved(1, *who, is_right=is_right, was_begun=True)
+                    running[who] -= 1
+                    failed[who] = 0 if is_right else failed[who] + 1
+                if rng.random() < 0.1:
+                    own.rewrite(admission.counts())
+            after, _ = make(failures=4, memory=again(own), clock=clock)
+            for who in [(address, person) for address in ("10.0.0.1", "10.0.0.2") for person in ("alice", "bob")]:
+                known = running[who] + failed[who]
+                tried = 0
+                while known + tried < 4:
+                    assert fail(after, 1, who[1], who[0]) == "", seed
+                    tried += 1
+                assert fail(after, 1, who[1], who[0]) in ("first", "again"), seed

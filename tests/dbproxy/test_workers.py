@@ -20,6 +20,7 @@ from dbproxy.control_link import ControlLink
 from dbproxy.doorkeeper import DELIVERED, TOO_MANY_SESSIONS, TOO_OFTEN, UNKNOWN_KEY, UnreachableError
 from dbproxy.figures import Snapshot
 from dbproxy.sessions_view import SessionInfo
+from dbproxy.throttle_memory import ThrottleMemory
 from dbproxy.workers import Workers
 
 ME = os.getpid()
@@ -87,14 +88,14 @@ class Stage:
         self.listening = unix_socket.listen(path)
         self.heads: list[tuple[int, ipc.Heads]] = []
         self.workers = [Worker(path, 1), Worker(path, 2)]
+        self.throttle = ThrottleMemory.create()
         self.control = self.make_control()
 
     def make_control(self) -> Workers:
         limits = Limits(max_sessions_per_user=3, login_failures=LoginFailures(per_user=2))
         listening = socket.socket(fileno=os.dup(self.listening.fileno()))
-        control = Workers(
-            listening, Admission(limits, FakeClock()), lambda *heads: self.heads.append(heads), lambda _: None
-        )
+        admission = Admission(limits, FakeClock(), self.throttle)
+        control = Workers(listening, admission, lambda *heads: self.heads.append(heads), lambda _: None)
         control.in_force = "new"
         return control
 
@@ -108,6 +109,9 @@ class Stage:
     async def restart_control(self) -> None:
         await self.control.stop()
         await until(lambda: not any(worker.link.is_up for worker in self.workers))
+        await self.start_control()
+
+    async def start_control(self) -> None:
         self.control = self.make_control()
         self.control.start()
         self.control.set_team((member(1), member(2)))
@@ -119,6 +123,7 @@ class Stage:
             await worker.link.stop()
         await self.control.stop()
         self.listening.close()
+        self.throttle.close()
 
 
 async def until(is_so: Callable[[], object]) -> None:
@@ -200,6 +205,31 @@ def test_throttle_is_shared_and_a_login_that_gives_up_counts(tmp_path: Path) -> 
         two.proved("10.0.0.1", "alice", is_right=True, was_begun=True)
         await asyncio.sleep(0.1)
         assert not stage.control._admission._proofs, "a proof of nobody is under way"
+
+    play(tmp_path, scenario)
+
+
+def test_proofs_that_end_while_control_is_away_are_told_to_the_next_one(tmp_path: Path) -> None:
+    """Before anybody may try again: the limit is 2."""
+
+    async def scenario(stage: Stage) -> None:
+        one, two = (worker.link for worker in stage.workers)
+        assert await one.throttled("10.0.0.1", "alice", None, begins_proof=True) == ""
+        assert await two.throttled("10.0.0.1", "alice", None, begins_proof=True) == ""
+        assert await one.throttled("10.0.0.1", "bob", None, begins_proof=False) == ""
+        await stage.control.stop()
+        await until(lambda: not one.is_up and not two.is_up)
+        one.proved("10.0.0.1", "alice", is_right=False, was_begun=True)
+        two.proved("10.0.0.1", "alice", is_right=True, was_begun=True)
+        for _ in range(2):  # the server has refused them: nothing was announced
+            one.proved("10.0.0.1", "bob", is_right=False, was_begun=False)
+        waiting = asyncio.ensure_future(two.throttled("10.0.0.1", "bob", None, begins_proof=True))
+        await asyncio.sleep(0.05)
+        await stage.start_control()
+        assert await waiting == "first"
+        assert await two.throttled("10.0.0.1", "alice", None, begins_proof=True) == ""
+        await stage.restart_control()  # and they are told once
+        assert await two.throttled("10.0.0.1", "carol", None, begins_proof=True) == ""
 
     play(tmp_path, scenario)
 

@@ -150,5 +150,23 @@ def test_throttle_counts_failures_of_all_workers(proxy: Proxy) -> None:
     )
 
 
+def test_restart_of_control_forgets_no_failed_login(proxy: Proxy) -> None:
+    """B7: whoever could end control would gain no tries."""
+    for _ in range(FAILURES):
+        with pytest.raises(psycopg.OperationalError), proxy.connect("bob", password="wrong"):
+            pass
+    with pytest.raises(psycopg.OperationalError), proxy.connect("bob"):
+        pass
+    for _ in range(2):  # also what was only handed on
+        control = kill_control(proxy)
+        wait_until(lambda control=control: proxy.processes("control") not in ([], [control]))  # type: ignore[misc] # bound now
+        wait_until(lambda: is_ready(proxy))
+        with pytest.raises(psycopg.OperationalError), proxy.connect("bob"):
+            pass
+        with proxy.connect() as other:
+            assert other.execute("select 1").fetchone() == (1,)
+    assert set(_refusals(proxy, "bob")) == {"login_failed", "login_throttled"}
+
+
 def _refusals(proxy: Proxy, person: str) -> list[str]:
     return [each.get("reason", "") for each in proxy.records("login.failure") if each["person"] == person]
