@@ -1,6 +1,6 @@
 """The supervisor's children: starting one by exec, hearing from it, noticing its end, leaving no zombie.
 
-    supervisor ══ socket pair ══ child        Orders first, then ipc messages: Ready, CannotStart ◄─, ─► Drain, Team …
+    supervisor ══ socket pair ══ child        Orders first, then ipc messages: Ready, CannotStart, Pong ◄─, ─► Ping, Drain, Team …
 
 A child gets a program of its own (exec), the descriptors it needs and nothing else. It ends when the pair is closed, and the kernel ends
 it when its parent is gone (process.py). Here nothing is decided: that is supervisor.py.
@@ -27,9 +27,10 @@ _OUR_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, si
 
 
 class Child:
-    """One process. state: kept by the supervisor. problem: what it said when it could not start; "" if nothing.
+    """One process. state: kept by the supervisor. problem: what it said when it could not start, or why it was killed; "" if nothing.
 
     started: set when it is ready, could not start, or has ended. ended: its exit status, negative for a signal.
+    unanswered: how many Pings in a row; counted by pulse.py. told, noted: see news.py; of a control process.
     """
 
     def __init__(self, orders: Orders, process: subprocess.Popen[bytes], started_at_ns: int) -> None:
@@ -43,6 +44,9 @@ class Child:
         self.started = asyncio.Event()
         self.ended: asyncio.Future[int] = loop.create_future()
         self.channel: ipc.Channel | None = None
+        self.unanswered = 0
+        self.told = 0
+        self.noted = 0
         self._process = process
 
     @property
@@ -53,18 +57,25 @@ class Child:
         """False if it cannot hear any more."""
         return self.channel is not None and self.channel.send(message)
 
-    def kill(self) -> None:
+    def kill(self, why: str = "") -> None:
         """End it now. The pid is still its own: it is reaped only by `Children`, which forgets it then."""
         if not self.ended.done():
+            self.problem = self.problem or why
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
     def note_message(self, message: ipc.Message) -> None:
-        if isinstance(message, ipc.Ready):
-            self.state = ProcessState.READY
-        elif isinstance(message, ipc.CannotStart):
-            self.problem = message.text
-        self.started.set()
+        match message:
+            case ipc.Ready():
+                self.state = ProcessState.READY
+                self.started.set()
+            case ipc.CannotStart():
+                self.problem = message.text
+                self.started.set()
+            case ipc.Pong():
+                self.unanswered = 0
+            case ipc.Noted():
+                self.noted = message.number
 
     def note_end(self, status: int) -> None:
         self._process.returncode = status  # reaped here, not by Popen

@@ -15,6 +15,7 @@ import datetime as dt
 import logging
 import os
 import socket
+from collections import deque
 
 import uvloop
 
@@ -48,6 +49,7 @@ from dbproxy.workers import Workers
 
 _log = logging.getLogger("dbproxy")
 _WATCH_S = 1.0
+_AGAIN_S = 0.5
 _ERRORS_SHOWN = 50
 
 
@@ -69,6 +71,8 @@ class Controller:
         self._channel: ipc.Channel | None = None
         self._members: tuple[ipc.Member, ...] = ()
         self._early: list[ipc.Message] = []
+        self._news: deque[ipc.Happened] = deque()
+        self._has_news = asyncio.Event()
         self._files = WatchedFiles()
         self._memory = SharedMemory(orders.memory)
         self._in_force = InForce((), None)
@@ -143,6 +147,7 @@ class Controller:
         self._tasks.spawn(watch_loop(self._counters.lag, self._clock), name="loop lag")
         self._tasks.spawn(self._chain.watch(), name="audit ledger")
         self._tasks.spawn(self._notary.run(), name="checkpoints")
+        self._tasks.spawn(self._note_news(), name="news of processes")
         self._tasks.spawn(self._watch_files(), name="files")
         if not orders.is_first:
             self._tasks.spawn(self._reload_what_changed(), name="files that may have changed meanwhile")
@@ -158,6 +163,8 @@ class Controller:
         await self._stop_parts()
         self._chain.last_beat()
         if self._exit_code == 0:
+            while self._news:
+                self._note_process(self._news.popleft())
             self._chain.record(EventType.PROXY_STOP, {"reason": self._finish_reason})
             await self._chain.reach_disk()
             await self._notary.finish()
@@ -188,6 +195,10 @@ class Controller:
             os._exit(70)
 
     def _take_order(self, message: ipc.Message) -> None:
+        if isinstance(message, ipc.Ping):
+            if self._channel is not None:
+                self._channel.send(ipc.Pong())
+            return
         if self._chain.turn is None:
             self._early.append(message)  # the trail is not open yet
             return
@@ -196,7 +207,8 @@ class Controller:
                 self._members = message.members
                 self._workers.set_team(message.members)
             case ipc.Happened():
-                self._note_process(message)
+                self._news.append(message)
+                self._has_news.set()
             case ipc.ReadAgain():
                 self._tasks.spawn(self._reload(message.trigger), name="reload")
             case ipc.Rotate():
@@ -209,17 +221,39 @@ class Controller:
 
     # ---- records ------------------------------------------------------------------------------------------------
 
-    def _note_process(self, news: ipc.Happened) -> None:
+    async def _note_news(self) -> None:
+        """Record what happens to processes, and confirm it when the disk has it: the supervisor tells the next control process what is not confirmed."""
+        number = 0
+        while True:
+            await self._has_news.wait()
+            self._has_news.clear()
+            while self._news and self._note_process(self._news[0]):
+                number = self._news.popleft().number
+            if not self._news and await self._chain.reach_disk():
+                if self._channel is not None:
+                    self._channel.send(ipc.Noted(number))
+            else:
+                await asyncio.sleep(_AGAIN_S)
+                self._has_news.set()
+
+    def _note_process(self, news: ipc.Happened) -> bool:
+        """False if the trail takes no more."""
         fields: dict[str, object] = {"role": news.role, "slot": news.slot, "process": news.pid}
         match news.kind:
             case "started":
-                self._chain.record(EventType.PROCESS_STARTED, {**fields, "trigger": news.trigger})
+                is_recorded = self._chain.record(EventType.PROCESS_STARTED, {**fields, "trigger": news.trigger})
             case "crashed":
-                restart = {"restart_in_s": news.restart_in_s} if news.restart_in_s >= 0 else {}
-                self._chain.record(EventType.PROCESS_CRASHED, {**fields, "status": news.status, **restart})
+                fields |= {"status": news.status}
+                if news.reason:
+                    fields |= {"reason": news.reason}
+                if news.restart_in_s >= 0:
+                    fields |= {"restart_in_s": news.restart_in_s}
+                is_recorded = self._chain.record(EventType.PROCESS_CRASHED, fields)
             case _:
-                self._chain.record(EventType.PROCESS_ENDED, {**fields, "trigger": news.trigger})
-        self._runs.note(news)
+                is_recorded = self._chain.record(EventType.PROCESS_ENDED, {**fields, "trigger": news.trigger})
+        if is_recorded:
+            self._runs.note(news)
+        return is_recorded
 
     def _note_heads(self, slot: int, heads: ipc.Heads) -> None:
         self._notary.take_heads(slot, heads)

@@ -34,7 +34,7 @@ from dbproxy.errors import DbproxyError
 from dbproxy.figures import Snapshot
 from dbproxy.sessions_view import SessionInfo
 
-VERSION = 1
+VERSION = 2
 """Changes with every change of a message. The ends must have the same."""
 MAX_FRAME_BYTES = 4 << 20
 """A longer frame was not made by us: whoever lists many things sends them in several messages."""
@@ -60,6 +60,23 @@ class CannotStart:
     """Child: it ends, and why; text is for the operator."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """To a child: answer with Pong as soon as the event loop comes to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """Child: its event loop turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Control: it has on the disk what happened, up to the Happened of this number."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +130,20 @@ class Team:
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """To control, to be recorded. kind: started, crashed or ended; status: exit status, negative for a signal.
+    """To control, to be recorded and answered with Noted. number: of the supervisor's, growing.
 
+    kind: started, crashed or ended. status: exit status, negative for a signal. reason: why the supervisor ended it, or what it said; "" if nothing is known.
     restart_in_s: negative if nobody takes its place.
     """
 
+    number: int
     kind: str
     role: str
     slot: int
     pid: int
     trigger: str
     status: int
+    reason: str
     restart_in_s: float
     at_ns: int
 
@@ -345,13 +365,13 @@ class Refuse:
 
 
 Message = (
-    Ready | CannotStart | Drain | Finish | ReadAgain | Rotate | Team | Happened
+    Ready | CannotStart | Ping | Pong | Noted | Drain | Finish | ReadAgain | Rotate | Team | Happened
     | Hello | Claims | Enrolled | Welcome
     | Question | Answer | Proved | Left | FindKey | Cancelled | Heads
     | CancelHere | Report | Figures | ListSessions | Sessions | Kill | Killed | TakeOver | TakenOver | Checkpointed | Refuse
 )  # fmt: skip
-FROM_CHILD = (Ready, CannotStart)
-FROM_SUPERVISOR = (Drain, Finish, ReadAgain, Rotate, Team, Happened)
+FROM_CHILD = (Ready, CannotStart, Pong, Noted)
+FROM_SUPERVISOR = (Ping, Drain, Finish, ReadAgain, Rotate, Team, Happened)
 FROM_WORKER = (
     Hello, Claims, Enrolled, Question, Proved, Left, FindKey, Cancelled, Heads, Figures, Sessions, Killed, TakenOver,
 )  # fmt: skip

@@ -64,16 +64,18 @@ class Runs:
                 self._news.task_done()
 
     async def _write(self, store: SqliteStore, news: ipc.Happened) -> None:
+        same = [run for run in await store.runs(RUNS_KEPT) if (run.role, run.pid) == (news.role, news.pid)]
         if news.kind == "started":
-            await store.begin_run(news.role, news.slot, news.pid, self._version, news.at_ns)
+            if all(run.started_at_ns != news.at_ns for run in same):  # else it is told again: see news.py
+                await store.begin_run(news.role, news.slot, news.pid, self._version, news.at_ns)
             return
-        open_runs = [run for run in await store.runs(RUNS_KEPT) if run.ending is None and run.pid == news.pid]
         ending = Ending.CRASHED if news.kind == "crashed" else Ending.STOPPED
-        for run in open_runs:
-            if run.role == news.role:
-                await store.end_run(run.id, ending, describe_status(news.status), news.at_ns)
+        for run in same:
+            if run.ending is None:
+                await store.end_run(run.id, ending, _describe(news), news.at_ns)
 
 
-def describe_status(status: int) -> str:
-    """For people."""
-    return f"signal {-status}" if status < 0 else f"exit status {status}"
+def _describe(news: ipc.Happened) -> str:
+    """How it ended, for people."""
+    how = f"signal {-news.status}" if news.status < 0 else f"exit status {news.status}"
+    return f"{how}: {news.reason}" if news.reason else how

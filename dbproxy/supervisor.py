@@ -33,6 +33,7 @@ from dbproxy.clock import Clock
 from dbproxy.errors import StartError
 from dbproxy.in_force import SharedMemory
 from dbproxy.listening import address_of, listen, listen_shared
+from dbproxy.news import News
 from dbproxy.operations import ProcessState
 from dbproxy.orders import CONTROL, HOME, IPC_SOCKET, SUPERVISOR, WORKER, Orders
 from dbproxy.tasks import Tasks
@@ -93,7 +94,7 @@ class Supervisor:
         self._is_finishing = False
         self._exit_code = 0
         self._rolling: asyncio.Task[None] | None = None
-        self._news: list[ipc.Happened] = []
+        self._news = News()
         self._lock = DirectoryLock(settings.audit.directory)
         self._memory = SharedMemory.create()
         self._throttle = ThrottleMemory.create()
@@ -318,6 +319,7 @@ class Supervisor:
 
     def _ended(self, child: Child, status: int) -> None:
         """A process is gone. If it should be there, another takes its place."""
+        self._news.forget(child)
         place = next((each for each in (self._control, *self._places) if each.current is child), None)
         was_asked = child.state is ProcessState.DRAINING or self._is_finishing
         if child in self._beside:
@@ -325,7 +327,7 @@ class Supervisor:
         if place is None or (self._is_finishing and place.role == WORKER) or not self._is_up:
             kind = "ended" if status == 0 else "crashed"
             if kind == "crashed" and self._is_up:
-                _log.error("%s (process %d) ended, %s", child.name, child.pid, _describe(status))
+                _log.error("%s (process %d) ended, %s", child.name, child.pid, _describe(status, child.problem))
             self._report(kind, child, status, restart_in_s=-1)
             self._tell_team()
             return
@@ -337,11 +339,10 @@ class Supervisor:
         place.restarts += 1
         delay_s = restart_delay_s(place.crashes)
         _log.error(
-            "%s (process %d) ended, %s%s; it is started again%s",
+            "%s (process %d) ended, %s; it is started again%s",
             child.name,
             child.pid,
-            _describe(status),
-            f" ({child.problem})" if child.problem else "",
+            _describe(status, child.problem),
             f" in {delay_s:g} s" if delay_s else "",
         )
         self._report("crashed", child, status, restart_in_s=delay_s)
@@ -424,10 +425,20 @@ class Supervisor:
     def _report(self, kind: str, child: Child, status: int, *, restart_in_s: float = 0) -> None:
         """Have control record it, as soon as there is one."""
         orders = child.orders
-        news = ipc.Happened(
-            kind, orders.role, orders.slot, child.pid, orders.trigger, status, restart_in_s, self._clock.wall_ns()
+        self._news.add(
+            ipc.Happened(
+                number=0,
+                kind=kind,
+                role=orders.role,
+                slot=orders.slot,
+                pid=child.pid,
+                trigger=orders.trigger,
+                status=status,
+                reason=child.problem,
+                restart_in_s=restart_in_s,
+                at_ns=self._clock.wall_ns(),
+            )
         )
-        self._news.append(news)
 
     def _tell_team(self) -> None:
         """Tell control what there is, and what has happened since it was last told."""
@@ -435,11 +446,8 @@ class Supervisor:
         places = [_member(place, place.current) for place in (self._control, *self._places)]
         others = [_member(Place(child.orders.role, child.orders.slot), child) for child in self._beside]
         control = self._control.current
-        if control is None or not control.say(ipc.Team((own, *places, *others))):
-            return
-        for news in self._news:
-            control.say(news)
-        self._news.clear()
+        if control is not None and control.say(ipc.Team((own, *places, *others))):
+            self._news.tell(control)
 
 
 def _member(place: Place, child: Child | None) -> ipc.Member:
@@ -448,5 +456,6 @@ def _member(place: Place, child: Child | None) -> ipc.Member:
     return ipc.Member(place.role, child.orders.slot, child.pid, child.state.value, child.started_at_ns, place.restarts)
 
 
-def _describe(status: int) -> str:
-    return f"signal {-status}" if status < 0 else f"exit status {status}"
+def _describe(status: int, problem: str = "") -> str:
+    how = f"signal {-status}" if status < 0 else f"exit status {status}"
+    return f"{how} ({problem})" if problem else how

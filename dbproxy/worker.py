@@ -221,6 +221,8 @@ class Worker:
             self._stop.set()
         elif isinstance(message, ipc.Rotate):
             self._chain.ledger.rotate()
+        elif isinstance(message, ipc.Ping) and self._channel is not None:
+            self._channel.send(ipc.Pong())
 
     def _open_entrances(self) -> None:
         descriptors = dict(self._orders.listeners)

@@ -129,6 +129,20 @@ def test_logins_that_meet_a_frozen_control_are_told_so_and_sessions_go_on(proxy:
             assert other.execute("select 1").fetchone() == (1,)
 
 
+def test_crash_that_only_a_dying_control_was_told_of_is_recorded(proxy: Proxy) -> None:
+    """Once: the next control process is told again of what the last one did not confirm."""
+    (control,) = proxy.processes("control")
+    worker = proxy.processes("worker")[0]
+    os.kill(control, signal.SIGSTOP)
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: worker not in proxy.processes("worker"))
+    os.kill(control, signal.SIGKILL)
+    for pid in (worker, control):
+        proxy.wait_for_record(lambda each, pid=pid: each["type"] == "process.crashed" and each["process"] == pid)  # type: ignore[misc] # bound now
+    wait_until(lambda: is_ready(proxy), 20)
+    assert Counter(each["process"] for each in proxy.records("process.crashed"))[worker] == 1
+
+
 def test_throttle_counts_failures_of_all_workers(proxy: Proxy) -> None:
     """B7: tries at once in both workers: as many are looked at as the limit allows, no more."""
 

