@@ -68,6 +68,7 @@ class Child:
         match message:
             case ipc.Ready():
                 self.state = ProcessState.READY
+                self.unanswered = 0
                 self.started.set()
             case ipc.CannotStart():
                 self.problem = message.text

@@ -1,5 +1,5 @@
 """The supervisor: the process that is started. Opens the listening sockets, starts one control process and the workers, starts again what
-crashes, passes signals on, ends everything in order. It serves nobody itself, so there is little in it that could fail.
+crashes or hangs, passes signals on, ends everything in order. It serves nobody itself, so there is little in it that could fail.
 
     SIGTERM, SIGINT   drain: workers end when their sessions have, then control; exit 0
     SIGUSR1           every process ends the segment of its chain and begins the next
@@ -36,6 +36,7 @@ from dbproxy.listening import address_of, listen, listen_shared
 from dbproxy.news import News
 from dbproxy.operations import ProcessState
 from dbproxy.orders import CONTROL, HOME, IPC_SOCKET, SUPERVISOR, WORKER, Orders
+from dbproxy.pulse import PATIENCE_S, Pulse
 from dbproxy.tasks import Tasks
 from dbproxy.throttle_memory import ThrottleMemory
 
@@ -79,15 +80,24 @@ class Place:
 
 
 class Supervisor:
-    """One running proxy. settings_path, settings_sha256: of the file that the settings were read from."""
+    """One running proxy. settings_path, settings_sha256: of the file that the settings were read from. patience_s: see pulse.py."""
 
-    def __init__(self, settings_path: Path, settings: Settings, settings_sha256: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings_path: Path,
+        settings: Settings,
+        settings_sha256: str,
+        clock: Clock,
+        *,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self._path = settings_path
         self._settings = settings
         self._sha256 = settings_sha256
         self._clock = clock
         self._started_at_ns = clock.wall_ns()
         self._children = Children(clock, self._ended)
+        self._pulse = Pulse(lambda: self._children.running, patience_s)
         self._tasks = Tasks(self._failed)
         self._stop = asyncio.Event()
         self._is_up = False
@@ -120,6 +130,7 @@ class Supervisor:
                 loop.add_signal_handler(number, action)
             await self._take_lock()
             self._open_sockets()
+            self._tasks.spawn(self._pulse.watch(), name="pulse")
             if await self._start_all():
                 self._is_up = True
                 on_ready(self._addresses())
