@@ -65,8 +65,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if unknown:
         raise pytest.UsageError(f"ENGINES names {', '.join(unknown)}; known: {', '.join(KNOWN_ENGINES)}")
     config.stash[_USED] = []
+    _keep_bytecode(config)
     is_unit = "not slow" in config.option.markexpr
     hypothesis.settings.load_profile("unit" if is_unit else "all")
+
+
+def _keep_bytecode(config: pytest.Config) -> None:
+    """A run starts a thousand Python processes: where Python is told to write no bytecode, they keep theirs aside.
+
+    Otherwise each of them would compile all of the proxy anew.
+    """
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(config.rootpath / ".pytest_cache" / "bytecode"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -177,12 +187,20 @@ def database_tls(postgres_tls: PostgresServer) -> Iterator[Database]:
 
 
 @pytest.fixture
-def make_proxy(tmp_path: Path, postgres: PostgresServer) -> Iterator[Callable[..., Proxy]]:
-    """Start proxies, by default in front of the newest server; arguments as for support.proxy.running_proxy."""
+def make_proxy(
+    request: pytest.FixtureRequest, tmp_path: Path, postgres: PostgresServer
+) -> Iterator[Callable[..., Proxy]]:
+    """Start proxies, by default in front of the newest server; arguments as for support.proxy.running_proxy.
+
+    The marker `workers` says for a module or a test how many workers they have, where more than one shows nothing more.
+    """
+    marker = request.node.get_closest_marker("workers")
+    workers = marker.args[0] if marker is not None else None
     with contextlib.ExitStack() as stack:
 
         def make(server: PostgresServer = postgres, **options: Any) -> Proxy:
-            return stack.enter_context(running_proxy(tmp_path / f"proxy-{next(_NUMBERS)}", server, **options))
+            folder = tmp_path / f"proxy-{next(_NUMBERS)}"
+            return stack.enter_context(running_proxy(folder, server, **{"workers": workers, **options}))
 
         yield make
 

@@ -24,6 +24,8 @@ from support.proxy import Proxy, running_proxy
 from support.raw_client import Left, RawClient, errors, logged_in
 from support.servers import Database, PostgresServer
 
+pytestmark = pytest.mark.workers(1)
+
 CLOSED_AFTER_S = 5  # a hang limit, not a measurement
 
 
@@ -294,7 +296,7 @@ def test_row_with_a_negative_field_length_ends_the_session(postgres: PostgresSer
             _,
             server,
         ),
-        running_proxy(tmp_path / "proxy", server, change=trust) as proxy,
+        running_proxy(tmp_path / "proxy", server, workers=1, change=trust) as proxy,
     ):
         for body in bodies:
             with logged_in(proxy.address()) as client:

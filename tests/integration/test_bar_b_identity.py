@@ -18,6 +18,8 @@ from support.proxy import Proxy, running_proxy
 from support.raw_client import RawClient, errors, logged_in
 from support.servers import Database, PostgresServer
 
+pytestmark = pytest.mark.workers(1)
+
 ADDRESS = re.compile(r"127\.0\.0\.1:\d+")
 IDENTITY = (
     "person",
@@ -201,7 +203,7 @@ def test_leak_of_any_proxy_fails_its_test(
     monkeypatch.setattr(canaries, "looked", canaries.looked.copy())
     with (
         pytest.raises(AssertionError, match=re.escape(leak.partition(" in ")[0])) as caught,
-        running_proxy(tmp_path / "proxy", postgres) as proxy,
+        running_proxy(tmp_path / "proxy", postgres, workers=1) as proxy,
         (proxy.folder / "stdout.log").open("ab") as file,
     ):
         text = LEAKS[leak](proxy)

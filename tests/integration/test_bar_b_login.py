@@ -23,6 +23,8 @@ from support.proxy import Proxy, running_proxy, scram_verifier
 from support.raw_client import Left, RawClient, errors, logged_in
 from support.servers import Database, PostgresServer
 
+pytestmark = pytest.mark.workers(1)
+
 NO_THROTTLE = {"login_failures": {"per_address": 1_000_000, "per_user": 1_000_000}}
 
 
@@ -172,7 +174,7 @@ def proxy_of(fake_port_server: PostgresServer, folder: Any, **target: Any) -> It
         settings["timeouts"] = {"connect_s": 2, "login_s": 5}
         settings["limits"] = NO_THROTTLE
 
-    with running_proxy(folder, fake_port_server, change=change) as proxy:
+    with running_proxy(folder, fake_port_server, workers=1, change=change) as proxy:
         yield proxy
 
 
@@ -234,7 +236,7 @@ def test_client_of_a_silent_server_is_told_before_its_deadline(
 
     with (
         fake_server(postgres, auth=Auth.SCRAM, fault=fault) as (_, server),
-        running_proxy(tmp_path / "proxy", server, change=change) as proxy,
+        running_proxy(tmp_path / "proxy", server, workers=1, change=change) as proxy,
     ):
         started = time.monotonic()
         with (

@@ -23,6 +23,8 @@ from support.servers import Database, PostgresServer
 
 from dbproxy.embedded.certificates import CertificateAuthority
 
+pytestmark = pytest.mark.workers(1)
+
 
 def roomy(settings: dict[str, Any]) -> None:
     settings["limits"] = {
@@ -106,7 +108,7 @@ def test_server_that_declines_tls_gets_nothing_in_clear(
 
     with (
         fake_server(postgres, auth=Auth.SCRAM, fault=fault, tls=context) as (fake, server),
-        running_proxy(tmp_path / "proxy", server, change=change) as proxy,
+        running_proxy(tmp_path / "proxy", server, workers=1, change=change) as proxy,
     ):
         started = time.monotonic()
         with pytest.raises((AssertionError, Left)), logged_in(proxy.address()):
@@ -220,7 +222,7 @@ def test_server_whose_certificate_is_wrong_is_not_logged_in_to(
 
     with (
         fake_server(postgres, auth=Auth.SCRAM, tls=context) as (fake, server),
-        running_proxy(tmp_path / "proxy", server, change=change) as proxy,
+        running_proxy(tmp_path / "proxy", server, workers=1, change=change) as proxy,
     ):
         if name == "good":
             with logged_in(proxy.address()):

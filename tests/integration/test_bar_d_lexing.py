@@ -17,6 +17,8 @@ from support.proxy import Proxy
 from support.raw_client import RawClient, logged_in, rows
 from support.servers import Database
 
+pytestmark = pytest.mark.workers(1)
+
 SYNC = pg.sync()
 # With standard_conforming_strings off the string ends at the second quote from the right.
 HIDDEN_OFF = b"select 'a\\', $$ ', value from secrets --$$"

@@ -17,6 +17,8 @@ from support.recorder import Finished
 from support.relays import Pair
 from support.servers import Database
 
+pytestmark = pytest.mark.workers(1)
+
 SYNC = pg.sync()
 COPY_IN = "copy notes from stdin"
 ROWS = b"101\tone\n102\ttwo\n"

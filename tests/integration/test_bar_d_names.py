@@ -12,6 +12,8 @@ from support.proxy import Proxy
 from support.raw_client import Message, RawClient, error_texts, errors, logged_in, outline, rows, states
 from support.servers import Database, PostgresServer
 
+pytestmark = pytest.mark.workers(1)
+
 SYNC = pg.sync()
 NO_NOTES = POLICY + '  - {name: no-notes, match: {table: ["*.notes"]}, action: block, severity: high}\n'
 SECRETS = "select * from secrets"

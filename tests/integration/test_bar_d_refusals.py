@@ -17,6 +17,8 @@ from support.proxy import Proxy
 from support.raw_client import Message, RawClient, errors, logged_in, outline, states
 from support.servers import Database
 
+pytestmark = pytest.mark.workers(1)
+
 SETUP = pg.query("create temp table t (id integer)")
 END = "select 'the end'"
 SECRETS = "select * from secrets"

@@ -15,6 +15,8 @@ from support.proxy import Proxy
 from support.raw_client import errors, logged_in
 from support.servers import Database
 
+pytestmark = pytest.mark.workers(1)
+
 STATES = {b"I": "idle", b"T": "open", b"E": "failed"}
 
 

@@ -138,7 +138,7 @@ def test_a_plain_client_is_told_that_tls_is_required(mysql_server: MySQLServer, 
     def require(settings: dict[str, Any]) -> None:
         settings["listeners"][0]["tls"]["mode"] = "require"
 
-    with running_mysql_proxy(tmp_path / "proxy", mysql_server, change=require) as proxy:
+    with running_mysql_proxy(tmp_path / "proxy", mysql_server, workers=1, change=require) as proxy:
         with pytest.raises(pymysql.err.OperationalError) as caught, proxy.connect(ssl=None, ssl_disabled=True):
             pass
         assert caught.value.args[0] == 3159
@@ -150,7 +150,7 @@ def test_a_server_that_asks_for_less_than_allowed_gets_nothing(mysql_server: MyS
     def demand(settings: dict[str, Any]) -> None:
         settings["targets"][0]["accept_auth"] = ["client_ed25519"]
 
-    with running_mysql_proxy(tmp_path / "proxy", mysql_server, change=demand) as proxy:
+    with running_mysql_proxy(tmp_path / "proxy", mysql_server, workers=1, change=demand) as proxy:
         with pytest.raises(pymysql.err.OperationalError) as caught, proxy.connect():
             pass
         assert "not allowed for this target" in caught.value.args[1]
@@ -163,7 +163,7 @@ def test_a_server_with_another_authority_is_not_trusted(mysql_server: MySQLServe
     def distrust(settings: dict[str, Any]) -> None:
         settings["targets"][0]["tls"]["ca"] = str(other)
 
-    with running_mysql_proxy(tmp_path / "proxy", mysql_server, change=distrust) as proxy:
+    with running_mysql_proxy(tmp_path / "proxy", mysql_server, workers=1, change=distrust) as proxy:
         with pytest.raises(pymysql.err.OperationalError), proxy.connect():
             pass
         failure = proxy.proxy.wait_for_record(lambda each: each["type"] == "login.failure")
@@ -177,7 +177,7 @@ def test_people_log_in_with_their_own_account_of_the_server(mysql_server: MySQLS
         settings["users"] = {"auth": "upstream"}
         settings["listeners"][0]["tls"]["mode"] = "require"
 
-    with running_mysql_proxy(tmp_path / "proxy", mysql_server, change=upstream) as proxy:
+    with running_mysql_proxy(tmp_path / "proxy", mysql_server, workers=1, change=upstream) as proxy:
         address = {"host": "localhost", "port": proxy.proxy.port, "user": "app", "ssl": {"ca": str(proxy.proxy.ca)}}
         with (
             contextlib.closing(pymysql.connect(password=PASSWORDS["app"], **address)) as connection,
@@ -211,7 +211,7 @@ def test_mariadbs_ed25519_accounts_work(mariadb: MySQLServer, tmp_path: Any) -> 
 
     try:
         with (
-            running_mysql_proxy(tmp_path / "proxy", mariadb, change=sign, accounts=("clear_user",)) as proxy,
+            running_mysql_proxy(tmp_path / "proxy", mariadb, workers=1, change=sign, accounts=("clear_user",)) as proxy,
             proxy.connect() as connection,
             connection.cursor() as cursor,
         ):

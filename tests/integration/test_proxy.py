@@ -10,6 +10,8 @@ from support.bar import reload_policy
 from support.proxy import Proxy
 from support.servers import PASSWORDS, Database, PostgresServer
 
+pytestmark = pytest.mark.workers(1)
+
 ALLOW = """
 version: 1
 defaults: {action: allow, on_unparsable: block, on_dynamic: block, on_error: block}

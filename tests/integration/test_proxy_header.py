@@ -59,7 +59,9 @@ def proxy(tmp_path: Path, database: Database) -> Iterator[Proxy]:
     def change(settings: dict[str, Any]) -> None:
         settings["listeners"][0]["proxy_protocol_from"] = ["127.0.0.0/8"]
 
-    with running_proxy(tmp_path / "proxy", database.server, database=database.name, change=change) as running:
+    with running_proxy(
+        tmp_path / "proxy", database.server, database=database.name, workers=1, change=change
+    ) as running:
         yield running
 
 

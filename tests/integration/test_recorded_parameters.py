@@ -8,7 +8,7 @@ import pytest
 from support.proxy import Proxy
 from support.servers import Database
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.workers(1)
 
 
 @pytest.mark.parametrize(("kept", "shown"), [("values", {"value": "41"}), ("digest", {}), ("off", None)])

@@ -285,6 +285,7 @@ def running_proxy(
     env: str = "prod",
     database: str = "postgres",
     accounts: Sequence[str] = ("app",),
+    workers: int | None = None,
     change: Callable[[dict[str, Any]], None] = lambda settings: None,
     environment: Mapping[str, str] | None = None,
     arguments: Sequence[str] = (),
@@ -295,7 +296,8 @@ def running_proxy(
     """Run `dbproxy serve` until the block ends.
 
     policy: `observe`, `default`, or the text of a policy file. accounts: of support.servers, the first one is the
-    default. change: edits the settings dict before it is written. launcher: Python's options before `-m dbproxy`.
+    default. workers: processes that serve clients, None for as many as the product starts by itself; one is up in half the
+    time. change: edits the settings dict before it is written. launcher: Python's options before `-m dbproxy`.
     tree: where the packages are that it runs.
     On leaving, the proxy must have ended with status 0 and without a traceback, unless is_clean_end_expected is False,
     and no secret may stand in anything that it wrote.
@@ -305,6 +307,8 @@ def running_proxy(
     ca = CertificateAuthority(folder)
     ca.issue("proxy", "localhost")
     settings = settings_for(server, folder, policy=policy, env=env, database=database, accounts=accounts)
+    if workers is not None:
+        settings["processes"] = {"workers": workers}
     change(settings)
     _write(folder / "users.yaml", yaml.safe_dump(_users(accounts)))
     _write(folder / "dbproxy.yaml", yaml.safe_dump(settings, sort_keys=False))
