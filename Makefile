@@ -64,6 +64,12 @@ profile: install ## where dbproxy spends the CPU time of one query
 suite-asyncpg: install ## asyncpg's own tests, direct and proxied, compared (CHECKOUT=folder, at a release tag)
 	@PYTHONPATH=tests:. $(PY) -m suites.asyncpg_suite "$(CHECKOUT)" $(OPTIONS)
 
+suite-postgres-sql: install ## PostgreSQL's regression statements, classifier and grammar compared (CHECKOUT=src/test/regress/sql)
+	@PYTHONPATH=tests:. $(PY) -m suites.postgres_regress "$(CHECKOUT)" $(OPTIONS)
+
+suite-mariadb-sql: install ## the SQL of MariaDB's tests, classifier and a real server compared (CHECKOUT=mysql-test/main)
+	@PYTHONPATH=tests:. $(PY) -m suites.mariadb_tests "$(CHECKOUT)" $(OPTIONS)
+
 bar: install ## the security bar's tests with their full figures, hours; reports/bar.json (TESTS="-k bar_d": only some)
 	@PYTHONPATH=tests $(PY) -m support.requirements
 	@BAR=full FUZZ_FRAMES=100000 $(PYTEST) tests/integration tests/protocol/postgres -k "bar_ or fuzz" --timeout=7200 \

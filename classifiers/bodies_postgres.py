@@ -11,10 +11,11 @@ from classifiers.effects import Kind, LexingState
 from classifiers.embedded_postgres import classify_expression
 from classifiers.lexer_postgres import lex
 from classifiers.limits import check_statements, check_tokens
+from classifiers.second_opinion_postgres import find_table_positions
 from classifiers.statements import split_statements
 from classifiers.token_cursor import TokenCursor
 from classifiers.token_lists import find_word
-from classifiers.tokens import STRING, Token, Unreadable
+from classifiers.tokens import STRING, Token, Unreadable, join_name
 
 _CARRIED = frozenset(
     ["code_body", "catalog_secret", "sample_leak", "large_object", "no_where", "trivial_where", "truncate", "whole_row"]
@@ -94,6 +95,7 @@ def _note_statements(draft: Draft, statements: list[list[Token]], *, is_expressi
             inner = _classify(statement, is_expression=is_expression)
         except Unreadable:
             draft.act(Kind.DDL, "", "", "code_body")
+            _note_names(draft, statement)
             continue
         draft.functions.update(inner.functions)
         for (_, name, mode), (columns, flags) in inner.acts.items():
@@ -101,6 +103,17 @@ def _note_statements(draft: Draft, statements: list[list[Token]], *, is_expressi
                 draft.act(Kind.DDL, name, mode, "code_body", *(flags & _CARRIED))
                 for column in columns:
                     draft.add_column(Kind.DDL, name, mode, column)
+
+
+def _note_names(draft: Draft, tokens: list[Token]) -> None:
+    """What stands in a table's place in code that cannot be read: it may be read or written."""
+    for last in find_table_positions(tokens):
+        first = last
+        while first > 1 and tokens[first - 1].text == ".":
+            first -= 2
+        name = join_name(tuple(token.value or "" for token in tokens[first : last + 1 : 2]))
+        draft.act(Kind.DDL, name, "read", "code_body")
+        draft.act(Kind.DDL, name, "write", "code_body")
 
 
 def _classify(tokens: list[Token], *, is_expression: bool) -> Draft:

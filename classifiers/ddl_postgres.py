@@ -118,6 +118,8 @@ _ELEMENT_WORDS = frozenset(["CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN
 
 def _table_element(draft: Draft, element: list[Token]) -> None:
     at = 0
+    if element and element[0].text == "LIKE":
+        draft.act(Kind.DDL, TokenCursor(element[1:]).dotted(), "read")
     if element and element[0].text not in _ELEMENT_WORDS and element[0].kind in (WORD, QUOTED):
         at = 1
         if (

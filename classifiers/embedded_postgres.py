@@ -10,7 +10,7 @@ from classifiers.calls_postgres import note_function, note_operator, note_type
 from classifiers.draft import Draft
 from classifiers.effects import Kind
 from classifiers.token_cursor import TokenCursor
-from classifiers.tokens import OP, QUOTED, STRING, WORD, Token, Unreadable
+from classifiers.tokens import OP, QUOTED, STRING, WORD, Token, Unreadable, join_name
 from classifiers.tree_postgres import classify_query
 from classifiers.types_postgres import is_builtin_type, skip_type
 
@@ -94,6 +94,9 @@ def _name(draft: Draft, tokens: list[Token], at: int, kind: Kind) -> int:
         at += 2
         parts.append(tokens[at].value or "")
         is_keyword = False
+    if before == "REFERENCES":
+        # Whether a value is there can be found out through a foreign key.
+        draft.act(kind, join_name(tuple(parts)), "read")
     following = tokens[at + 1] if at + 1 < len(tokens) else None
     if following is None or is_keyword:
         return at + 1
