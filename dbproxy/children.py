@@ -53,6 +53,11 @@ class Child:
     def name(self) -> str:
         return self.orders.name
 
+    @property
+    def is_starting(self) -> bool:
+        """Nothing has come of its start yet."""
+        return not self.started.is_set()
+
     def say(self, message: ipc.Message) -> bool:
         """False if it cannot hear any more."""
         return self.channel is not None and self.channel.send(message)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from dbproxy import ipc
-from dbproxy.operations import ProcessState
 
 PATIENCE_S = 60.0
 _QUESTIONS = 12
@@ -23,8 +22,11 @@ _START_FACTOR = 5
 class Asked(Protocol):
     """A child. unanswered: how many Pings in a row have no answer yet; the child's answer sets it to 0."""
 
-    state: ProcessState
     unanswered: int
+
+    @property
+    def is_starting(self) -> bool:
+        """It has never been ready."""
 
     def say(self, message: ipc.Message) -> bool:
         """False if it cannot hear any more."""
@@ -49,7 +51,7 @@ class Pulse:
     def look(self) -> None:
         """Ask each once more, and end those that have had enough time."""
         for child in self._children():
-            factor = _START_FACTOR if child.state is ProcessState.STARTING else 1
+            factor = _START_FACTOR if child.is_starting else 1
             if child.unanswered >= _QUESTIONS * factor:
                 child.kill(f"did not answer for {self._patience_s * factor:g} s")
             else:

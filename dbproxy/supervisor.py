@@ -214,7 +214,7 @@ class Supervisor:
             child.state = ProcessState.DRAINING
             child.say(ipc.Drain(reason, is_gentle=False))
         self._tell_team()
-        await self._wait_for(workers, self._settings.timeouts.drain_s + _DRAIN_MARGIN_S)
+        is_orderly = await self._have_ended(workers, self._settings.timeouts.drain_s + _DRAIN_MARGIN_S)
         control = self._control.current
         if control is None:
             await self._spawn(self._control, "crash")
@@ -222,20 +222,21 @@ class Supervisor:
         if control is not None:
             await asyncio.wait([asyncio.ensure_future(control.started.wait())], timeout=_FINISH_S)
             control.say(ipc.Finish(reason))
-            await self._wait_for([control], _FINISH_S)
+            is_orderly &= await self._have_ended([control], _FINISH_S)
+        if not is_orderly:
+            self._exit_code = 1
 
-    async def _wait_for(self, children: list[Child], timeout_s: float) -> None:
-        """Wait for their end; who does not end in time is killed, and the exit status says so."""
+    async def _have_ended(self, children: list[Child], timeout_s: float) -> bool:
+        """Wait for their end, and kill who does not come to it in time. Returns whether all of them have ended in good order."""
         if not children:
-            return
+            return True
         _, late = await asyncio.wait([child.ended for child in children], timeout=timeout_s)
         for child in children:
             if child.ended in late:
                 _log.error("%s does not end; it is killed", child.name)
-                child.kill()
+                child.kill(f"did not end within {timeout_s:g} s")
                 await asyncio.wait([child.ended], timeout=_KILL_S)
-            if not child.ended.done() or child.ended.result() != 0:
-                self._exit_code = 1
+        return all(child.ended.done() and child.ended.result() == 0 for child in children)
 
     # ---- sockets ------------------------------------------------------------------------------------------------
 
@@ -400,7 +401,7 @@ class Supervisor:
             self._beside.append(old)
             old.say(ipc.Drain("replaced by another worker", is_gentle=True))
             self._tell_team()
-            await self._wait_for([old], self._settings.timeouts.drain_s + _DRAIN_MARGIN_S)
+            await self._have_ended([old], self._settings.timeouts.drain_s + _DRAIN_MARGIN_S)
         _log.warning("rolling restart done")
 
     async def _start_beside(self, place: Place, slot: int) -> Child | None:
@@ -417,7 +418,7 @@ class Supervisor:
         if new.state is ProcessState.READY:
             return new
         _log.error("rolling restart given up: the new worker says: %s", new.problem or "nothing")
-        new.kill()
+        new.kill("was not ready in time")
         return None
 
     # ---- control ------------------------------------------------------------------------------------------------

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dbproxy import ipc
-from dbproxy.operations import ProcessState
 from dbproxy.pulse import Pulse
 
 
 class Child:
     """Implements dbproxy.pulse.Asked."""
 
-    def __init__(self, state: ProcessState = ProcessState.READY) -> None:
-        self.state = state
+    def __init__(self, *, is_starting: bool = False) -> None:
+        self.is_starting = is_starting
         self.unanswered = 0
         self.asked = 0
         self.killed = ""
@@ -38,7 +37,7 @@ def test_child_that_does_not_answer_is_ended_and_others_are_not() -> None:
 
 
 def test_child_that_starts_has_longer_but_not_for_ever() -> None:
-    starting = Child(ProcessState.STARTING)
+    starting = Child(is_starting=True)
     pulse = Pulse(lambda: [starting], 60)
     for _ in range(60):
         pulse.look()

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from support import impatient
-from support.processes import is_ready, sessions_in_both_workers, wait_until, whole_proxy
+from support.processes import admin, is_ready, sessions_in_both_workers, wait_until, whole_proxy
 from support.proxy import Proxy
 from support.servers import Database, PostgresServer, fresh_database
 
@@ -75,3 +75,19 @@ def test_everybody_frozen_and_thawed_together_goes_on(proxy: Proxy) -> None:
     wait_until(lambda: is_ready(proxy))
     with proxy.connect() as connection:
         assert connection.execute("select 1").fetchone() == (1,)
+
+
+def test_worker_that_was_ended_in_a_rolling_restart_does_not_count_when_the_proxy_ends(proxy: Proxy) -> None:
+    """Days later an orderly end is one. The last test here: the proxy ends with it."""
+    with sessions_in_both_workers(proxy):  # the drained worker stays for as long as its sessions
+        old = proxy.processes("worker")[0]
+        proxy.process.send_signal(signal.SIGUSR2)
+        wait_until(lambda: ("draining", old) in _workers(proxy), 30)
+        os.kill(old, signal.SIGSTOP)
+        proxy.wait_for_record(lambda each: each["type"] == "process.crashed" and each["process"] == old, 30)
+    assert proxy.stop() == 0
+
+
+def _workers(proxy: Proxy) -> list[tuple[str, int]]:
+    """State and process number of each."""
+    return [(each["state"], each["pid"]) for each in admin(proxy).get("/v1/status")["processes"]]
