@@ -136,9 +136,14 @@ def _check_definition(tokens: list[Token]) -> None:
 
 
 def _references(draft: Draft, tokens: list[Token]) -> None:
-    for index, token in enumerate(tokens[:-1]):
-        if token.text == "REFERENCES":
-            draft.act(Kind.DDL, TokenCursor(tokens[index + 1 :]).dotted())
+    """Tables behind foreign keys, which tell whether a value is there, and sequences behind defaults."""
+    for index, token in enumerate(tokens[:-2]):
+        rest = TokenCursor(tokens[index + 1 :])
+        is_sequence = (
+            rest.accept("(") if token.text in ("NEXTVAL", "LASTVAL", "SETVAL") else rest.accept("VALUE", "FOR")
+        )
+        if (is_sequence or token.text == "REFERENCES") and rest.is_name:
+            draft.act(Kind.DDL, rest.dotted(), "read")
 
 
 def _table_options(draft: Draft, name: str, tokens: list[Token]) -> None:

@@ -32,7 +32,9 @@ def classify_expression(tokens: list[Token]) -> Draft:
     if not tokens:
         return Draft()
     draft = classify_query([Token(WORD, "SELECT", "select", 0, 0), *tokens])
-    draft.acts.pop((Kind.DML_READ, "", ""), None)
+    reading = draft.acts.get((Kind.DML_READ, "", ""))
+    if reading is not None and not reading[1]:  # else a function in it acts
+        del draft.acts[Kind.DML_READ, "", ""]
     return draft
 
 
