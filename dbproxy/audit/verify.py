@@ -12,20 +12,21 @@ given, else signed) either is a final one, with only its own record and the end 
 seconds (interval plus lateness) at the time of verifying, `as_of_ns`: the ledger of a running proxy always has a short tail. Anything else is UNANCHORED:
 the proxy may have ended without a final checkpoint, or its last records may have been cut off or made up; nobody can tell from the files.
 
-Parts: verify_chain.py walks one chain, verify_seals.py compares with checkpoints and anchors, verify_report.py is what comes out.
+Parts: verify_chain.py walks one chain, verify_counts.py compares it with its own totals, verify_witness.py with what other chains say of it,
+verify_seals.py with checkpoints and anchors; verify_report.py is what comes out.
 Counterpart: ledger.py, which writes; recovery.py, which repairs a torn end.
 """
 
 from __future__ import annotations
 
-import calendar
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from dbproxy.audit.checkpoint import INTERVAL_S, LATE_S
 from dbproxy.audit.segment import find_segments, parse_segment_name, segment_name
 from dbproxy.audit.signing import PublicKey
+from dbproxy.audit.types import EventType
 from dbproxy.audit.verify_chain import ChainCheck, Meter, Progress, find_extra_files, measure_segment
 from dbproxy.audit.verify_report import (
     CHAINED_ONLY,
@@ -37,11 +38,12 @@ from dbproxy.audit.verify_report import (
     SealsResult,
     Status,
 )
-from dbproxy.audit.verify_seals import CONTROL_SLOT, AnchorStream, SealCheck, read_rotations
+from dbproxy.audit.verify_seals import AnchorStream, SealCheck, read_rotations
+from dbproxy.audit.verify_witness import CONTROL_SLOT, LIVE_S, Witness, parse_time
 
 MAX_SLOTS = 512
 """More are never in use; each takes an open file while verifying."""
-LIVE_S = INTERVAL_S + LATE_S
+_SEALS = (EventType.CHECKPOINT, EventType.KEY_ROTATED, EventType.RETENTION_PRUNED)
 
 
 def verify_directory(
@@ -50,13 +52,14 @@ def verify_directory(
     keys: Sequence[PublicKey] = (),
     anchors: Sequence[Path] = (),
     progress: Progress | None = None,
+    high_water: Path | None = None,
     settle_s: float = 0.0,
     as_of_ns: int | None = None,
 ) -> Result:
     """Verify every chain in a ledger's directory, from its very first record.
 
     keys: trusted public keys; those they introduce are trusted too. anchors: files with anchored checkpoints, in any form that an anchor keeps.
-    settle_s: how long to wait for a half-written last line to be completed by a running proxy. as_of_ns: wall time when the files were
+    high_water: the proxy's own note of its last checkpoint (rollback.py), which shows a missing end and proves nothing else. settle_s: how long to wait for a half-written last line to be completed by a running proxy. as_of_ns: wall time when the files were
     copied, or now.
     """
     try:
@@ -66,7 +69,8 @@ def verify_directory(
     if not slots:
         return _unreadable(str(directory), "there is no ledger here (no file audit-<slot>-<number>.jsonl)")
     paths = {slot: [path for _, path in segments] for slot, segments in slots.items()}
-    return _verify(paths, directory, keys, anchors, progress, settle_s, as_of_ns)
+    marks = [high_water] if high_water is not None else []
+    return _verify(paths, directory, keys, anchors, marks, progress, settle_s, as_of_ns)
 
 
 def verify_files(
@@ -88,7 +92,7 @@ def verify_files(
             return _unreadable(str(path), "not the name of a segment (audit-<slot>-<number>.jsonl)")
         slots.setdefault(parsed[0], []).append((parsed[1], path))
     ordered = {slot: [path for _, path in sorted(segments)] for slot, segments in slots.items()}
-    return _verify(ordered, None, keys, anchors, progress, settle_s, None)
+    return _verify(ordered, None, keys, anchors, (), progress, settle_s, None)
 
 
 def _verify(
@@ -96,6 +100,7 @@ def _verify(
     directory: Path | None,
     keys: Sequence[PublicKey],
     anchors: Sequence[Path],
+    marks: Sequence[Path],
     progress: Progress | None,
     settle_s: float,
     as_of_ns: int | None,
@@ -120,26 +125,46 @@ def _verify(
         chains[slot] = ChainCheck(slot, [path for _, path in found], meter, directory=directory, settle_s=settle_s)
         return chains[slot]
 
+    seen_ns = as_of_ns
     try:
         streams = [AnchorStream(path) for path in anchors]
-        seals = SealCheck(chains, keys, streams, is_whole=directory is not None, look_again=look_again)
+        seals = SealCheck(
+            chains,
+            keys,
+            streams,
+            [AnchorStream(path) for path in marks],
+            is_whole=directory is not None,
+            look_again=look_again,
+        )
+        witness = Witness(chains, look_again)
         if keys:
             for path in anchors:
                 seals.introduce(read_rotations(path))
-        if CONTROL_SLOT in chains:
-            chains[CONTROL_SLOT].control = seals.take
-        for slot in sorted(chains):  # slot 0 first: it takes the others along
+
+        def take(type_: bytes, record: dict[str, Any]) -> None:
+            (seals if type_ in _SEALS else witness).take(type_, record)
+
+        control = chains.get(CONTROL_SLOT)
+        if control is not None:
+            control.control = take
+            control.advance()  # takes the others along
+        if seen_ns is None:
+            seen_ns = time.time_ns()
+        for slot in sorted(chains):
             chains[slot].advance()
-        for chain in chains.values():
-            chain.advance()
-        seals.finish()
+        if directory is not None and control is not None:
+            witness.finish(last_at=control.at)
+            what = witness.find_missing_checkpoints(seals.covered, control.at)
+            if what and not control.has_grown():
+                control.fail(control.problem_missing_end(what))
+        seals.finish(seen_ns, is_live=as_of_ns is None)
         if directory is not None and (extra := find_extra_files(directory)):
             next(iter(chains.values())).result.note(f"files that are not part of the ledger: {', '.join(extra[:20])}")
     except OSError as error:
         return _unreadable(str(error.filename or directory), error.strerror or str(error))
     finally:
         results = [chain.end() for chain in chains.values()]
-    results += list(seals.missing.values())
+    results += list((witness.missing | seals.missing).values())
     if directory is not None and CONTROL_SLOT not in chains:
         what = (
             "the chain of slot 0, the control process's, which every proxy has, is missing, and with it all checkpoints"
@@ -149,8 +174,7 @@ def _verify(
     results.sort(key=lambda result: result.slot)
     problems = [result.problem for result in results if result.problem is not None]
     if directory is not None and level is not Level.CHAINED and not problems:
-        now_ns = time.time_ns() if as_of_ns is None else as_of_ns
-        unproven = _find_unproven_end(chains, seals, level, now_ns)
+        unproven = _find_unproven_end(chains, seals, level, seen_ns)
         problems += [unproven] if unproven is not None else []
     problem = max(problems, key=lambda each: SEVERITY.index(each.status), default=None)
     status = problem.status if problem is not None else Status.OK
@@ -188,17 +212,18 @@ def _find_unproven_end(chains: dict[int, ChainCheck], seals: SealCheck, level: L
     )
     if is_final and control.result.is_closed:
         return None
-    if abs(now_ns - _parse_time(at)) <= LIVE_S * 1e9:
+    if abs(now_ns / 1e9 - parse_time(at)) <= LIVE_S:
         return None
     if is_final:
         control.fail(
             control.problem_missing_end(f"the end record after the final checkpoint {number} of {at} is missing")
         )
         return control.result.problem
+    slots = ", ".join(str(slot) for slot, chain in sorted(chains.items()) if chain.seq > covered[slot])
     if found.is_final and number == found.last_number:
-        what = f"{beyond} records are not {word}, although checkpoint {number} of {at} says that it is the final one"
+        what = f"{beyond} records (slot {slots}) are not {word}, although checkpoint {number} of {at} says that it is the final one"
     else:
-        what = f"{beyond} records are not {word}, and more may have been cut off: the last {word} checkpoint, {number} of {at}, is not a final one"
+        what = f"{beyond} records (slot {slots}) are not {word}, and more may have been cut off: the last {word} checkpoint, {number} of {at}, is not a final one"
     return Problem(Status.UNANCHORED, "", 0, 0, what)
 
 
@@ -219,14 +244,6 @@ def _explain(level: Level, results: Sequence[ChainResult], seals: SealsResult) -
         parts.append(f"{signed:,} signed{until}")
     parts.append(f"{chained:,} chained only{', which may be made up or cut off at the end' if chained else ''}")
     return "; ".join(parts)
-
-
-def _parse_time(at: str) -> int:
-    """Nanoseconds of a time as format_time writes it; 0 for one that is none."""
-    try:
-        return calendar.timegm(time.strptime(at[:19], "%Y-%m-%dT%H:%M:%S")) * 1_000_000_000
-    except ValueError:
-        return 0
 
 
 def _unreadable(name: str, what: str) -> Result:

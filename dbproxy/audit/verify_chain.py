@@ -1,8 +1,8 @@
 """The verifier's walk through one chain: form, hashes, links, numbering, headers, intents with their outcomes. In steps, so that several chains can be
 walked side by side and compared with the checkpoints that name them.
 
-It streams: memory is bounded by the longest line and by the number of intents open at once, both capped, also on a hostile log.
-Not here: signatures and anchors (verify_seals.py).
+It streams: memory is bounded by the longest line and by the number of intents and sessions open at once, all capped, also on a hostile log.
+Not here: totals (verify_counts.py), signatures and anchors (verify_seals.py), what other chains say of this one (verify_witness.py).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dbproxy.audit.segment import (
     segment_size,
 )
 from dbproxy.audit.types import EventType
+from dbproxy.audit.verify_counts import Budget, ChainCounts
 from dbproxy.audit.verify_report import ChainResult, Problem, Status
 
 MAX_OPEN_INTENTS = 1_000_000
@@ -54,6 +55,24 @@ _CONTROL_TYPES = (
     EventType.KEY_ROTATED.value,
     EventType.RETENTION_PRUNED.value,
 )
+_PROCESS_TYPES = (
+    EventType.PROCESS_STARTED.value,
+    EventType.PROCESS_CRASHED.value,
+    EventType.PROCESS_ENDED.value,
+)
+_COUNTED_TYPES = frozenset(
+    type_.value
+    for type_ in (
+        EventType.STATEMENT_PREPARED,
+        EventType.STATEMENT_SKIPPED,
+        EventType.STATEMENT_REFUSED,
+        EventType.SESSION_START,
+        EventType.SESSION_END,
+        EventType.HEARTBEAT,
+        EventType.AUDIT_RESUMED,
+        EventType.SEGMENT_LOST,
+    )
+)
 _FRAME_TYPES = (EventType.SEGMENT_START.value, EventType.SEGMENT_END.value)
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
 
@@ -70,10 +89,11 @@ class Bad(Exception):  # noqa: N818 - carries the first problem out of the loops
 
 
 class Meter:
-    """Counts bytes for the progress display, and the intents open in all chains."""
+    """Counts bytes for the progress display, and the intents and sessions open in all chains."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self.open_intents = 0
+        self.sessions = Budget()
         self._progress = progress
         self._total = total
         self._done = 0
@@ -117,6 +137,7 @@ class ChainCheck:
         """Of control's chain: the last record that is not the beginning or end of a segment."""
         self.signed_seq = 0
         self.anchored_seq = 0
+        self.counts = ChainCounts(slot, meter.sessions)
         self._recent: deque[bytes] = deque(maxlen=KEPT_HASHES)
         self._meter = meter
         self._paths = paths
@@ -128,6 +149,8 @@ class ChainCheck:
         self._line = 0
         self._size = 0  # good bytes of the current segment
         self._ended = ""  # reason of the segment.end that was read, "" if none
+        self._ended_before = ""  # likewise, of the segment before
+        self._agreed = ("", 0, 0)  # file, line and number of the last record up to which the totals are right
         self._before: tuple[str, int] | None = None  # name and good bytes of the segment before
         self._confirmed_seq = 0
         self._unconfirmed: tuple[str, int, int] | None = (
@@ -207,6 +230,18 @@ class ChainCheck:
             self.result.problem = problem
 
     @property
+    def at(self) -> str:
+        """Of the last good record, "" if there is none."""
+        return self._at.decode()
+
+    def has_grown(self) -> bool:
+        """Whether there is more now than when the walk came to the end: a proxy is writing. Raises OSError."""
+        newest = find_segments(self._directory).get(self.result.slot, []) if self._directory is not None else []
+        return bool(newest) and (
+            raw_name(newest[-1][1].name) != self._file or measure_segment(newest[-1][1]) > self._size
+        )
+
+    @property
     def place(self) -> tuple[str, int, int]:
         """File, line and number of the record that is being looked at."""
         return self._file, self._line, self.seq + 1
@@ -227,9 +262,15 @@ class ChainCheck:
         result = self.result
         result.last_seq = self.seq
         result.last_hash = self.hash.decode()
-        result.last_at = self._at.decode()
+        result.last_at = self.at
         result.open_intents = len(self._open)
         result.is_closed = self._ended not in ("", "rotated")
+        result.heartbeats, result.dropped = self.counts.heartbeats, self.counts.dropped
+        result.unrecorded = self.counts.unrecorded
+        if result.dropped:
+            result.note(
+                f"{result.dropped} events have no record: they came while the ledger could not be written, and found no room to wait"
+            )
         if result.records:
             result.anchored = max(0, min(self.anchored_seq, self.seq) - result.first_seq + 1)
             result.signed = max(
@@ -260,7 +301,7 @@ class ChainCheck:
         self._file = raw_name(path.name)
         self._line = 0
         self._size = 0
-        self._ended = ""
+        self._ended, self._ended_before = "", self._ended
         if not path.is_file() and path.exists():
             raise self.bad("not a regular file", status=Status.UNREADABLE)
         if measure_segment(path) > MAX_SEGMENT_BYTES:
@@ -377,6 +418,7 @@ class ChainCheck:
         except TypeError:
             raise self.bad("its members are not those of its type") from None
         self.result.has_ended = False
+        self.counts.begin_segment(is_first=self._before is None, was_ended=self._ended_before != "")
         if self._before is None:
             self._begin_chain(record, predecessor, listed, seq)
             return
@@ -394,6 +436,8 @@ class ChainCheck:
             self.result.note(f"{name} was given up by the proxy after record {self.seq}: {predecessor['abandoned']}")
         if listed != self._open:
             raise self.bad("its list of open intents is not that of the records before")
+        if self._ended_before not in ("", "rotated"):
+            self._begin_process(seq)
 
     def _begin_chain(
         self,
@@ -405,17 +449,24 @@ class ChainCheck:
         if predecessor is None:
             if seq != 1:
                 raise self.bad("a chain begins with record 1")
+            self._begin_process(seq)
             return
         file = predecessor.get("file")
         if predecessor.get("seq") != seq - 1 or predecessor.get("hash") != record["prev"] or not isinstance(file, str):
             raise self.bad("its link to the segment before is wrong")
         self._count_open(len(listed))
         self.seq = self._confirmed_seq = seq - 1
+        self._agreed = (self._file, 0, seq - 1)
         self.hash = str(record["prev"]).encode()
         self.begins_after = (self.seq, str(record["prev"]), file)
         self._open = listed
         if self._directory is None:
             self.result.note(f"what came before {self._file} was not given; it is taken from the header")
+
+    def _begin_process(self, seq: int) -> None:
+        """The segment whose header is record `seq` was begun by another process than the one before."""
+        self.counts.begin_process(seq - 1, len(self._open))
+        self._agreed = (self._file, 0, seq - 1)
 
     def _follow(self, type_: bytes, record: dict[str, Any], path: Path) -> None:
         """Pair intents and outcomes, and check what special records say."""
@@ -426,6 +477,7 @@ class ChainCheck:
                 raise self.bad(f"a second intent for statement {key[1]} of session {key[0]}")
             self._count_open(1)
             self._open.add(key)
+            self.counts.intent(*key)
             result.intents += 1
         elif type_ == b"statement.outcome":
             key = _key(record["session"], record["statement"])
@@ -433,12 +485,17 @@ class ChainCheck:
                 raise self.bad(f"an outcome without intent: statement {key[1]} of session {key[0]}")
             self._open.remove(key)
             self._meter.open_intents -= 1
+            self.counts.outcome(key[0], record)
             result.outcomes += 1
             result.unknown_outcomes += record["status"] == "unknown"
+        elif type_ in _COUNTED_TYPES:
+            self._count(type_, record)
         elif type_ == b"segment.end":
             self._ended = str(record["reason"])
         elif type_ == b"recovery":
             result.recoveries += 1
+            if self._line == 2:
+                self._begin_process(self.seq)
             self._check_side_files(record, path.parent)
         elif type_ == b"chain_end":
             result.has_ended = True
@@ -446,8 +503,38 @@ class ChainCheck:
             if self.control is None:
                 raise self.bad("only the control process writes such records, in slot 0")
             self.control(type_, record)
+        elif type_ in _PROCESS_TYPES:
+            if self.control is not None:
+                self.control(type_, record)
         elif type_ not in _TYPES:
             result.note(f"record {record['seq']} has a type that this version does not know")
+
+    def _count(self, type_: bytes, record: dict[str, Any]) -> None:
+        """What is counted, or says how much there is."""
+        counts = self.counts
+        wrong = ""
+        if type_ == b"statement.refused":
+            counts.numbered(record, is_refused=True)
+        elif type_ in (b"statement.prepared", b"statement.skipped"):
+            counts.numbered(record)
+        elif type_ == b"session.start":
+            counts.begin_session(record)
+        elif type_ == b"session.end":
+            wrong = counts.end_session(record)
+        elif type_ == b"audit.resumed":
+            counts.resumed(record)
+        elif type_ == b"segment.lost":
+            counts.lost_segment()
+        else:
+            wrong = counts.heartbeat(record, self.seq + 1)
+            if self.control is not None and not wrong:
+                self.control(type_, record)
+            if counts.counted_seq == self.seq + 1:
+                self._agreed = self.place
+        if wrong:
+            file, line, seq = self._agreed
+            what = f"{wrong}: records are missing, or were made up"
+            raise Bad(Problem(Status.TAMPERED, file, line + 1, seq + 1, what, self.seq + 1))
 
     def _count_open(self, more: int) -> None:
         self._meter.open_intents += more

@@ -67,7 +67,8 @@ class ChainResult:
     """What was found in the chain of one slot, up to its first problem.
 
     pruned: records before the first one, deleted by policy. anchored, signed, chained: of the records found, how many are proven in which way, each counted
-    once, in the best one. open_intents: at its end.
+    once, in the best one. open_intents: at its end. heartbeats: whose totals agree with the records. dropped, unrecorded: events and refusals that the
+    proxy itself says it could not record.
     """
 
     slot: int
@@ -84,6 +85,9 @@ class ChainResult:
     unknown_outcomes: int = 0
     open_intents: int = 0
     recoveries: int = 0
+    heartbeats: int = 0
+    dropped: int = 0
+    unrecorded: int = 0
     pruned: int = 0
     anchored: int = 0
     signed: int = 0

@@ -20,8 +20,8 @@ from dbproxy.audit.signing import PublicKey
 from dbproxy.audit.types import EventType
 from dbproxy.audit.verify_chain import Bad, ChainCheck
 from dbproxy.audit.verify_report import ChainResult, Problem, SealsResult, Status
+from dbproxy.audit.verify_witness import CONTROL_SLOT, LIVE_S, parse_time
 
-CONTROL_SLOT = 0
 MAX_PRUNED = 1_000_000
 _ROTATION_MARK = b'"type":"key.rotated"'
 _HEX = frozenset("0123456789abcdef")
@@ -57,12 +57,15 @@ class AnchorStream:
             )
         return False
 
-    def find_beyond(self, ledger: str, number: int, keys: Mapping[str, PublicKey]) -> AnchoredSeal | None:
-        """A checkpoint of the ledger with a higher number, after all of the ledger's own were compared. Raises OSError."""
+    def find_beyond(
+        self, ledger: str, number: int, keys: Mapping[str, PublicKey], until_s: float
+    ) -> AnchoredSeal | None:
+        """A checkpoint of the ledger with a higher number, made no later than until_s, after all of the ledger's own were compared. Raises OSError."""
         while (seen := self._next_from(ledger, number + 1)) is not None:
-            if not _is_forged(seen, keys):
+            if _is_forged(seen, keys):
+                self.damaged += 1
+            elif parse_time(seen.at) <= until_s:
                 return seen
-            self.damaged += 1
             self._is_held_used = True
         return None
 
@@ -114,7 +117,8 @@ class SealCheck:
     """Takes control's records about the ledger while the chain of slot 0 is walked.
 
     chains: by slot. keys: trusted to begin with. is_whole: all of the ledger was given, so a slot that is named must be there.
-    look_again: asked for a slot that is not among the chains.
+    look_again: asked for a slot that is not among the chains. marks: files like anchors that are not as good: they may have checkpoints that the ledger
+    has lost, and prove nothing else.
     """
 
     def __init__(
@@ -122,6 +126,7 @@ class SealCheck:
         chains: Mapping[int, ChainCheck],
         keys: Iterable[PublicKey],
         anchors: list[AnchorStream],
+        marks: list[AnchorStream],
         *,
         is_whole: bool,
         look_again: Callable[[int], ChainCheck | None] = lambda _: None,
@@ -136,6 +141,7 @@ class SealCheck:
         self.keys = {key.id: key for key in keys}
         self._chains = chains
         self._anchors = anchors
+        self._marks = marks
         self._is_whole = is_whole
         self._look_again = look_again
         self._last: Seal | None = None
@@ -146,6 +152,11 @@ class SealCheck:
         ] = {}  # (slot, last seq): hash, number of the record that says so
         self._pruned_to: dict[int, int] = {}
         self._pruned_files: set[str] = set()
+
+    @property
+    def covered(self) -> dict[int, int]:
+        """By slot, the last record that the newest checkpoint covers."""
+        return {slot: head.seq for slot, head in self._heads.items()}
 
     def introduce(self, rotations: Iterable[Seal]) -> None:
         """Trust keys that trusted keys have introduced."""
@@ -185,13 +196,19 @@ class SealCheck:
             result.last_anchored, result.last_anchored_at = seal.number, seal.at
         result.is_final = seal.is_final
 
-    def finish(self) -> None:
-        """After all chains have been walked: what the anchors have more, and what was pruned. Raises OSError."""
+    def finish(self, seen_ns: int, *, is_live: bool) -> None:
+        """After all chains have been walked: what the anchors have more, and what was pruned. Raises OSError.
+
+        seen_ns: wall time when the end of control's chain was read, or copied. is_live: the files are where a proxy may be writing to them.
+        """
         control = self._chains.get(CONTROL_SLOT)
         if control is not None and self._is_whole:
             found = control.result.problem
             if found is None or found.status is Status.TRUNCATED:
-                self._find_missing_end(control)
+                until_s = float("inf") if is_live else seen_ns / 1e9
+                if is_live and control.has_grown():
+                    until_s = seen_ns / 1e9 - LIVE_S
+                self._find_missing_end(control, until_s)
         for stream in self._anchors:
             if self._last is None:
                 stream.count_rest()
@@ -359,11 +376,11 @@ class SealCheck:
             first = chain.first_file
             chain.fail(Problem(Status.TAMPERED, first, 1, seq + 1, what))
 
-    def _find_missing_end(self, control: ChainCheck) -> None:
+    def _find_missing_end(self, control: ChainCheck, until_s: float) -> None:
         if self._last is None:
             return
-        for stream in self._anchors:
-            seen = stream.find_beyond(self._last.ledger, self._last.number, self.keys)
+        for stream in (*self._anchors, *self._marks):
+            seen = stream.find_beyond(self._last.ledger, self._last.number, self.keys, until_s)
             if seen is not None:
                 what = (
                     f"the ledger ends with checkpoint {self._last.number} of {self._last.at}, and {stream.name} has {seen.number} "

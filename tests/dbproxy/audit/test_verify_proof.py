@@ -242,7 +242,7 @@ def test_a_record_of_countless_members_is_not_built_in_memory(tmp_path: Path, fi
 
 def test_a_long_statement_of_any_characters_is_no_record_of_countless_members(tmp_path: Path) -> None:
     for text in (b"\\\\" * 6_000_000, b"[{,}]" * 2_000_000, b"\\u0001" * 2_000_000):
-        segment(tmp_path, b'"type":"statement.refused","sql":"%b"' % text)
+        segment(tmp_path, b'"type":"statement.refused","session":"s","sql":"%b"' % text)
         assert verify_directory(tmp_path).status is Status.OK
 
 
