@@ -7,19 +7,30 @@ supervisor ─┬─ control    one: caps, policies, figures, admin API, checkpo
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from config.load import load_settings
+from config.load import check_settings
 from dbproxy.clock import SystemClock
+from dbproxy.errors import StartError
 from dbproxy.supervisor import Supervisor
 from dbproxy.watched import file_sha256
+
+_log = logging.getLogger("dbproxy")
 
 
 def serve(settings_path: Path, on_ready: Callable[[list[str]], None]) -> int:
     """Run the proxy until it is stopped. Raises ConfigError or DbproxyError if it cannot start."""
+    if not settings_path.exists():
+        raise StartError(
+            f"{settings_path}: there is no settings file; `dbproxy init` writes one, and --settings names another"
+        )
     sha256 = file_sha256(settings_path)
-    settings = load_settings(settings_path)
+    checked = check_settings(settings_path)
+    settings = checked.require()
+    for warning in checked.problems:
+        _log.warning("%s", warning)
 
     async def main() -> int:
         return await Supervisor(settings_path, settings, sha256, SystemClock()).run(on_ready)

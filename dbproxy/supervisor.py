@@ -256,6 +256,9 @@ class Supervisor:
                 raise StartError(f"listener {listener.name} on {host}:{port}: {error.strerror}") from error
 
     def _close_sockets(self) -> None:
+        if self._ipc is not None:
+            with suppress(OSError):
+                (self._settings.state.directory / IPC_SOCKET).unlink()
         for each in (self._ipc, self._admin, *(each for place in self._places for each in place.sockets.values())):
             if each is not None:
                 each.close()

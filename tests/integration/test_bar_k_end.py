@@ -65,6 +65,7 @@ def test_drain_lets_what_runs_end_and_then_ends_the_rest(make_proxy: Callable[..
     for slot in (0, 1, 2):
         assert proxy.records_of(slot)[-1]["type"] == "segment.end"
     assert_whole(proxy)
+    assert not [each.name for each in (proxy.folder / "state").iterdir() if each.is_socket()]
     record(
         "K3",
         "sessions that a drain did not treat as promised",

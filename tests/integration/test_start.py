@@ -1,15 +1,16 @@
-"""Starts that fail: each says why, and leaves nothing running."""
+"""Starts: one that fails says why and leaves nothing running, one that succeeds says what will not work."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from support.command_line import CommandLine
 from support.proxy import Proxy, running_proxy
 from support.servers import PostgresServer
 
@@ -67,3 +68,30 @@ def test_proxy_that_cannot_start_says_why_and_leaves_nothing_running(failed: End
     assert "dbproxy: ready" not in said
     processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, check=True).stdout.decode()
     assert f"other-{what}" not in processes
+
+
+def test_proxy_without_a_settings_file_says_how_to_make_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dbproxy", "serve"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2
+    said = done.stderr.decode().splitlines()[-1]
+    assert said.startswith("dbproxy.yaml: there is no settings file")
+    assert "dbproxy init" in said
+
+
+def test_password_that_is_not_there_is_said_at_start_as_check_says_it(
+    make_proxy: Callable[..., Proxy], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may come with a later login, or after a reload of the unit: so the proxy starts, and says what fails until then."""
+
+    def change(settings: dict[str, Any]) -> None:
+        settings["targets"][0]["accounts"][0]["password"] = "${env:DBPROXY_TEST_NO_SUCH_VARIABLE}"
+
+    proxy = make_proxy(change=change)
+    (said,) = [line for line in proxy.stderr.splitlines() if "DBPROXY_TEST_NO_SUCH_VARIABLE" in line]
+    words = 'nobody can log in with the account "app" of "shop" now: ${env:DBPROXY_TEST_NO_SUCH_VARIABLE}: environment variable is not set or empty'
+    assert words in said
+    assert "WARNING" in said
+    checked = CommandLine(monkeypatch, capsys)("check", proxy.settings_path)
+    assert checked.code == 0
+    assert words in checked.out
