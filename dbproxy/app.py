@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from config.load import check_settings
@@ -32,7 +34,18 @@ def serve(settings_path: Path, on_ready: Callable[[list[str]], None]) -> int:
     for warning in checked.problems:
         _log.warning("%s", warning)
 
+    _forbid_core_dumps()
+
     async def main() -> int:
         return await Supervisor(settings_path, settings, sha256, SystemClock()).run(on_ready)
 
     return asyncio.run(main())
+
+
+def _forbid_core_dumps() -> None:
+    """Keep what is in memory, passwords of accounts among it, out of files, whatever kills a process. Children inherit it."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(
+        OSError
+    ):  # programs that the kernel hands a dump to may not heed the limit: leave them nothing. Linux only
+        Path("/proc/self/coredump_filter").write_text("0")
