@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def parse_anchored(line: bytes) -> AnchoredSeal | None:
     return AnchoredSeal(ledger, node, number, at[:40], digest, None)
 
 
-def read_anchored(path: Path) -> Iterator[tuple[int, AnchoredSeal | None]]:
+def read_anchored(path: Path) -> Generator[tuple[int, AnchoredSeal | None], None, None]:
     """All checkpoints of a file with their line numbers, from 1; None for a line that is damaged. Other lines are left out. Raises OSError.
 
     Memory is bounded by the longest line that may be.

@@ -126,13 +126,13 @@ def _verify(
         return chains[slot]
 
     seen_ns = as_of_ns
+    anchored, marked = [AnchorStream(path) for path in anchors], [AnchorStream(path) for path in marks]
     try:
-        streams = [AnchorStream(path) for path in anchors]
         seals = SealCheck(
             chains,
             keys,
-            streams,
-            [AnchorStream(path) for path in marks],
+            anchored,
+            marked,
             is_whole=directory is not None,
             look_again=look_again,
         )
@@ -149,7 +149,7 @@ def _verify(
             control.control = take
             control.advance()  # takes the others along
         if seen_ns is None:
-            seen_ns = time.time_ns()
+            seen_ns = control.read_ns if control is not None else time.time_ns()
         for slot in sorted(chains):
             chains[slot].advance()
         if directory is not None and control is not None:
@@ -164,6 +164,8 @@ def _verify(
         return _unreadable(str(error.filename or directory), error.strerror or str(error))
     finally:
         results = [chain.end() for chain in chains.values()]
+        for stream in (*anchored, *marked):
+            stream.close()
     results += list((witness.missing | seals.missing).values())
     if directory is not None and CONTROL_SLOT not in chains:
         what = (

@@ -135,6 +135,8 @@ class ChainCheck:
         self.first_file = raw_name(paths[0].name)
         self.last_content_seq = 0
         """Of control's chain: the last record that is not the beginning or end of a segment."""
+        self.read_ns = 0
+        """Wall time when the end of the newest segment was seen."""
         self.signed_seq = 0
         self.anchored_seq = 0
         self.counts = ChainCounts(slot, meter.sessions)
@@ -312,6 +314,7 @@ class ChainCheck:
             while given_up_at is None or self._size < given_up_at:
                 line = file.readline(MAX_LINE_BYTES + 1)
                 if not line:
+                    self.read_ns = time.time_ns()
                     break
                 self._line += 1
                 add(len(line))

@@ -69,6 +69,10 @@ class AnchorStream:
             self._is_held_used = True
         return None
 
+    def close(self) -> None:
+        """Close the file, which is read no further than needed."""
+        self._lines.close()
+
     def count_rest(self) -> None:
         """Read what is left, for the counts of a ledger that has no checkpoint at all. Raises OSError."""
         for _, seen in self._lines:

@@ -19,7 +19,7 @@ from rich.text import Text
 from config.errors import ConfigError
 from config.load import load_settings
 from config.settings import Settings
-from dbproxy.audit.proof_settings import signing_key_path
+from dbproxy.audit.proof_settings import high_water_path, signing_key_path
 from dbproxy.audit.prune import plan_offline, prune_offline
 from dbproxy.audit.schema import read_schema
 from dbproxy.audit.segment import parse_segment_name
@@ -77,15 +77,17 @@ def verify(
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Check a ledger offline: form, hashes, links, numbering, intents with their outcomes, and with keys and anchors who made it and that its end is there.
+    """Check a ledger offline: form, hashes, links, numbering, intents with their outcomes, totals, and with keys and anchors who made it and that its end is there.
 
     Exit codes: 0 everything fits together, and keys and anchors that were given reach to the end; 1 something was changed, removed or added; 2 the end is
     torn or missing, as after a crash; 3 it cannot be read; 4 unanchored: keys or anchors were given, and the newest checkpoint they prove is neither a
     final one nor younger than 40 seconds. Without keys and anchors, 0 does not prove that the whole log was not replaced or cut off at its end.
 
-    Without paths, the settings at hand name the ledger, the public keys beside the signing key, and the anchor files.
+    Without paths, the settings at hand name the ledger, the public keys beside the signing key, the anchor files, and the proxy's own note of its last
+    checkpoint.
     """
     key_paths, anchors = list(key or ()), list(anchor or ())
+    high_water = None
     if not paths:
         loaded = _load(settings)
         paths = [loaded.audit.directory]
@@ -93,6 +95,7 @@ def verify(
             key_paths = find_public_keys(signing_key_path(loaded))
         if not anchors:
             anchors = [each.file for each in loaded.audit.anchors if each.file is not None and each.file.exists()]
+        high_water = high_water_path(loaded)
     try:
         keys = [load_public_key(path) for path in key_paths]
     except KeyUnusable as error:
@@ -106,7 +109,13 @@ def verify(
 
         if len(paths) == 1 and parse_segment_name(paths[0].name) is None:
             result = verify_directory(
-                paths[0], keys=keys, anchors=anchors, progress=show, settle_s=_SETTLE_S, as_of_ns=as_of_ns
+                paths[0],
+                keys=keys,
+                anchors=anchors,
+                high_water=high_water if high_water is not None and high_water.exists() else None,
+                progress=show,
+                settle_s=_SETTLE_S,
+                as_of_ns=as_of_ns,
             )
         else:
             result = verify_files(paths, keys=keys, anchors=anchors, progress=show, settle_s=_SETTLE_S)
@@ -368,6 +377,7 @@ def _chain_line(chain: ChainResult, level: Level) -> str:
     return (
         f"  slot {chain.slot}: {good}records {chain.first_seq}-{chain.last_seq}, {chain.first_at} to {chain.last_at}; "
         f"{chain.intents} intents, {chain.outcomes} outcomes ({chain.unknown_outcomes} unknown), {chain.open_intents} still open; "
+        f"{chain.heartbeats} heartbeats agree; "
         f"{proven}{'out of use' if chain.has_ended else closed}; last hash {chain.last_hash}"
     )
 
