@@ -208,8 +208,9 @@ class Checkpointer:
         self._heads: dict[int, Head] = {head.slot: head for head in last.heads} if last else {}
         self._sealed_total = sum(head.seq for head in self._heads.values())
         self._total = self._sealed_total
+        self._sealed_slots = len(self._heads)
         self._made_ns: int | None = None  # INVARIANT: monotonic time of the newest seal of this run, None before it
-        self._before: tuple[int, int, str, SigningKey, int, int | None] | None = None  # for withdraw
+        self._before: tuple[int, int, str, SigningKey, int, int, int | None] | None = None  # for withdraw
 
     @property
     def key_id(self) -> str:
@@ -236,6 +237,8 @@ class Checkpointer:
         since_ns = now_ns - self._made_ns
         if since_ns < MIN_SPACING_S * _SECOND:
             return False
+        if len(self._heads) > self._sealed_slots:
+            return True  # a slot's first head: its worker has not heard of any checkpoint, and may not wait much longer
         return since_ns >= INTERVAL_S * _SECOND or self._total - self._sealed_total >= INTERVAL_EVENTS
 
     def make(self, now_ns: int, at_ns: int, *, is_final: bool = False, next_key: SigningKey | None = None) -> Seal:
@@ -264,10 +267,13 @@ class Checkpointer:
             fields["next_key"] = next_key.public.raw.hex()
         payload = orjson.dumps(fields).decode()
         seal = parse_seal(payload, b64encode(self._key.sign(payload.encode("ascii"))).decode())
-        self._before = (self.number, self.epoch, self._previous, self._key, self._sealed_total, self._made_ns)
+        self._before = (
+            self.number, self.epoch, self._previous, self._key, self._sealed_total, self._sealed_slots, self._made_ns,
+        )  # fmt: skip
         self.number += 1
         self._previous = seal.digest
         self._sealed_total = self._total
+        self._sealed_slots = len(self._heads)
         self._made_ns = now_ns
         if next_key is not None:
             self.epoch += 1
@@ -278,5 +284,7 @@ class Checkpointer:
         """The newest seal could not be appended and never will be: as if it had not been made."""
         if self._before is None or seal.number != self.number:
             raise ValueError("only the newest seal can be withdrawn")
-        self.number, self.epoch, self._previous, self._key, self._sealed_total, self._made_ns = self._before
+        (self.number, self.epoch, self._previous, self._key, self._sealed_total, self._sealed_slots, self._made_ns) = (
+            self._before
+        )
         self._before = None

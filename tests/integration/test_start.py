@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from support.command_line import CommandLine
+from support.processes import wait_until
 from support.proxy import Proxy, running_proxy
 from support.servers import PostgresServer
 
@@ -68,6 +71,18 @@ def test_proxy_that_cannot_start_says_why_and_leaves_nothing_running(failed: End
     assert "dbproxy: ready" not in said
     processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, check=True).stdout.decode()
     assert f"other-{what}" not in processes
+
+
+def test_first_records_of_every_worker_are_signed_within_seconds(proxy: Proxy) -> None:
+    """Not with the next regular checkpoint, ten seconds later: were control frozen until then, statements would have to wait for it."""
+
+    def signed() -> list[str]:
+        found = [(each["at"], json.loads(each["payload"])["heads"]) for each in proxy.records("checkpoint")]
+        return [at for at, heads in found if {0, 1, 2} <= {head["slot"] for head in heads}]
+
+    wait_until(signed, 15)
+    written = max(each["at"] for each in proxy.records("policy.loaded"))
+    assert (dt.datetime.fromisoformat(signed()[0]) - dt.datetime.fromisoformat(written)).total_seconds() < 5
 
 
 def test_proxy_without_a_settings_file_says_how_to_make_one(tmp_path: Path) -> None:

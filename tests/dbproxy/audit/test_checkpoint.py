@@ -46,16 +46,38 @@ def test_one_is_due_every_ten_seconds_also_when_idle() -> None:
 
 def test_one_is_due_after_a_thousand_events_of_all_slots_but_not_more_than_four_a_second() -> None:
     made = checkpointer()
-    made.take_head(0, 1, "0" * 64, FILE)
+    for slot in (0, 1, 2):
+        made.take_head(slot, 1, "0" * 64, FILE)
     made.make(0, AT)
-    made.take_head(1, 500, "1" * 64, FILE)
-    made.take_head(2, 499, "2" * 64, FILE)
+    made.take_head(1, 501, "1" * 64, FILE)
+    made.take_head(2, 500, "2" * 64, FILE)
     assert not made.is_due(1 * S)
-    made.take_head(1, 501, "3" * 64, FILE)
+    made.take_head(1, 502, "3" * 64, FILE)
     assert made.is_due(1 * S)
     assert not made.is_due(S // 4 - 1)
     made.make(1 * S, AT)
     assert not made.is_due(2 * S)
+
+
+def test_one_is_due_at_once_when_a_slot_has_its_first_head() -> None:
+    """Its worker hears of no checkpoint before."""
+    made = checkpointer()
+    made.take_head(0, 1, "0" * 64, FILE)
+    last = made.make(0, AT)
+    made.take_head(0, 2, "1" * 64, FILE)
+    assert not made.is_due(1 * S)
+    made.take_head(1, 1, "2" * 64, FILE)
+    assert not made.is_due(S // 4 - 1)
+    assert made.is_due(S // 4)
+    made.withdraw(made.make(1 * S, AT))  # it could not be written
+    assert made.is_due(2 * S)
+    seal = made.make(2 * S, AT)
+    assert not made.is_due(3 * S)
+    for known, is_first in ((last, True), (seal, False)):
+        again = checkpointer(known)
+        again.make(0, AT)
+        again.take_head(1, 2, "3" * 64, FILE)
+        assert again.is_due(1 * S) is is_first
 
 
 def test_a_head_never_goes_back() -> None:
