@@ -430,7 +430,9 @@ class Session:
     def _refuse_unrecorded(self, down: AuditDown) -> Verdict:
         self._not_recorded()
         self._total_refused += 1
-        text = "dbproxy: the audit trail cannot be written, so nothing may run"
+        ledger = self._ledger
+        missing = "proven" if ledger.refusal and not ledger.is_down else "written"
+        text = f"dbproxy: the audit trail cannot be {missing}, so nothing may run"
         return Verdict(Refusal(Why.AUDIT_DOWN, text, down.reason, "Try again; the session stays open."))
 
     def _forward(self, statement: Statement, ruling: Ruling, start: bytes, held_ns: int) -> Verdict:

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from support import impatient
+from support.impatient import launcher
 from support.processes import admin, is_ready, sessions_in_both_workers, wait_until, whole_proxy
 from support.proxy import Proxy
 from support.servers import Database, PostgresServer, fresh_database
@@ -27,10 +27,9 @@ def database(postgres: PostgresServer) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def proxy(postgres: PostgresServer, database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    launcher = (str(impatient.__file__), str(PATIENCE_S))
-    folder = tmp_path_factory.mktemp("frozen")
-    with whole_proxy(folder, postgres, database, change=_change, launcher=launcher) as impatient_proxy:
-        yield impatient_proxy
+    options = {"change": _change, "launcher": launcher(patience_s=PATIENCE_S)}
+    with whole_proxy(tmp_path_factory.mktemp("frozen"), postgres, database, **options) as impatient:
+        yield impatient
 
 
 def _change(settings: dict[str, Any]) -> None:
