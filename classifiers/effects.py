@@ -46,7 +46,7 @@ FLAGS = frozenset(
     privilege_change owner_change identity_change row_security_change secret_literal catalog_secret sample_leak dynamic_sql
     code_body prepare cursor multi_statement executable_comment explain explain_analyze session_semantics_change
     search_path_change audit_evasion server_config extension_load session_kill resource_abuse lock row_lock
-    function_side_effect unknown_function unknown_prepared""".split()  # noqa: SIM905 -- a word list is read as prose
+    function_side_effect unknown_function unknown_prepared degraded_visibility""".split()  # noqa: SIM905 -- a word list is read as prose
 )
 """Every flag a report may carry; policies are checked against it."""
 
@@ -60,6 +60,7 @@ class Effect:
     mode: "read" if data of the object is read, "write" if it (or its definition) is changed, "" otherwise.
     columns: columns named or implied, "*" for a whole row; may be incomplete without a catalogue.
     flags: members of FLAGS.
+    via: "" for what the text itself names; else what led here, such as "view app.v": only a catalogue knows that.
     """
 
     kind: Kind
@@ -67,6 +68,7 @@ class Effect:
     mode: str = ""
     columns: tuple[str, ...] = ()
     flags: frozenset[str] = frozenset()
+    via: str = ""
 
 
 @dataclass(frozen=True, slots=True)

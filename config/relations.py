@@ -28,6 +28,7 @@ RELATED = (
     "password",
     "accounts",
     "default_account",
+    "monitor",
     "auth",
     "file",
     "tls",
@@ -182,6 +183,11 @@ def _target(target: Target, document: Document, place: Path) -> Iterator[Problem
     if target.default_account is not None and target.default_account not in accounts:
         text = f"there is no account '{target.default_account}'{suggest(target.default_account, accounts)}"
         yield document.problem((*place, "default_account"), text)
+    if target.monitor is not None and target.monitor not in accounts:
+        text = f"there is no account '{target.monitor}'{suggest(target.monitor, accounts)}"
+        yield document.problem((*place, "monitor"), text)
+    elif target.monitor is not None and target.protocol is not Protocol.POSTGRES:
+        yield document.problem((*place, "monitor"), "the catalogue is read from PostgreSQL only")
     tls, methods = target.tls, set(target.accept_auth)
     is_mysql = target.protocol in (Protocol.MYSQL, Protocol.MARIADB)
     foreign = methods - (_MYSQL_AUTH if is_mysql else set(ServerAuth) - _MYSQL_AUTH | {ServerAuth.TRUST})

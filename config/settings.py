@@ -271,6 +271,9 @@ class Target(Model):
     """Needed with users.auth local."""
     default_account: Name | None = None
     """The account of people whose entry lists no accounts. When not set, they cannot use this target."""
+    monitor: Name | None = None
+    """PostgreSQL: the account by which the proxy itself reads the catalogue, so that rules about a table see access through views, partitions,
+    triggers and functions. It needs no rights but to log in. When not set there is no catalogue."""
     allow_replication: bool = False
     """Let clients open replication connections, whose contents are not judged."""
     allow_local_infile: bool = False
@@ -380,6 +383,13 @@ class ProcessSettings(Model):
     """How many serve clients; about as many as there are processors. A session stays in the worker that took it."""
 
 
+class CatalogueSettings(Model):
+    """How often the catalogue of a target with a monitor account is read, besides after DDL and when a name is not in it."""
+
+    refresh_s: Annotated[float, Field(ge=5, le=86_400)] = 300.0
+    """After this many seconds it is read again; one that could not be read for three times as long counts as stale."""
+
+
 class AdminSettings(Model):
     """Metrics and health over HTTP; without log-in, so keep it on a private address."""
 
@@ -471,6 +481,7 @@ class Settings(Model):
     audit: AuditSettings
     state: Annotated[StateSettings, AfterValidator(_state_from_base), Field(validate_default=True)] = StateSettings()
     processes: ProcessSettings = ProcessSettings()
+    catalogue: CatalogueSettings = CatalogueSettings()
     admin: AdminSettings = AdminSettings()
     session: SessionSettings = SessionSettings()
     limits: Limits = Limits()

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping
 
 from classifiers.effects import LexingState, Report
+from classifiers.search_path_postgres import parse_search_path
 from config.settings import Limits, Listener, Target
 from dbproxy.dialect import Dialect
 from dbproxy.engine import Engine, Steps
@@ -54,35 +55,6 @@ def _lexing_state(parameters: Mapping[str, str]) -> LexingState:
 def _search_path(parameters: Mapping[str, str], role: str) -> tuple[str, ...] | None:
     value = parameters.get("search_path")  # reported by PostgreSQL 18 and later
     return None if value is None else parse_search_path(value, role)
-
-
-def parse_search_path(value: str, role: str) -> tuple[str, ...] | None:
-    """Schemas in a search_path setting, folded as the server does; "$user" becomes the role. None if it makes no sense."""
-    schemas: list[str] = []
-    position = 0
-    while position < len(value):
-        if value[position] in ", \t\n":
-            position += 1
-        elif value[position] == '"':
-            name = ""
-            position += 1
-            while position < len(value):
-                end = value.find('"', position)
-                if end < 0:
-                    return None
-                name += value[position:end]
-                position = end + 1
-                if value[position : position + 1] != '"':
-                    break
-                name += '"'
-                position += 1
-            schemas.append(name)
-        else:
-            comma = value.find(",", position)
-            end = comma if comma >= 0 else len(value)
-            schemas.append(value[position:end].strip().lower())
-            position = end
-    return tuple(role if name == "$user" else name for name in schemas if name)
 
 
 def _own_role(parameters: Mapping[str, str]) -> str | None:

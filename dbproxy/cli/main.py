@@ -23,6 +23,7 @@ COMMANDS = (
     "user",
     "policy",
     "classify",
+    "catalogue",
     "session",
     "status",
     "reload",
