@@ -230,6 +230,7 @@ def test_rotation_under_load_loses_and_repeats_nothing(make_proxy: MakeProxy, va
             time.sleep(0.15)
 
     load.run(rotations * 0.15 + 2.5, mixed, during=rotate)
+    wait_until(lambda: any(proxy.ledger.glob("*.gz")), 60, "compression, which takes what time the load leaves")
     assert proxy.stop() == 0
     assert load.broken == 0
     segments = [path for each in find_segments(proxy.ledger).values() for _, path in each]
