@@ -14,7 +14,7 @@ from config.settings import SHIPPED_POLICIES, Settings
 from config.users import Users
 
 EXAMPLE = SHIPPED_POLICIES.parent / "example.yaml"
-PLACEHOLDERS = {"certificate", "key", "ca", "proxy_protocol_from"}
+PLACEHOLDERS = {"certificate", "key", "ca", "proxy_protocol_from", "monitor"}
 NAMES = set(Settings.model_fields) | {
     name for definition in Settings.model_json_schema()["$defs"].values() for name in definition.get("properties", {})
 }
