@@ -75,6 +75,9 @@ bar: install ## the security bar's tests with their full figures, hours; reports
 	@BAR=full FUZZ_FRAMES=100000 $(PYTEST) tests/integration tests/protocol/postgres -k "bar_ or fuzz" --timeout=7200 \
 		--basetemp=$${TMPDIR:-/tmp}/dbproxy-bar --junitxml=$(REPORTS)/bar.xml $(TESTS)
 
+fuzz-classifier: install ## 200,000 random texts, the classifier and PostgreSQL's grammar compared; about 20 minutes; reports/bar.json
+	@BAR=full $(PYTEST) tests/classifiers/test_fuzz_postgres.py --timeout=7200
+
 compiled: install ## the hot path compiled with mypyc, in build/compiled; needs a C compiler and Python's headers
 	@rm -rf build && mkdir -p build/src build/compiled
 	@cp -R dbproxy protocol classifiers config pyproject.toml README.md LICENSE build/src/

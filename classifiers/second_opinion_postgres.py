@@ -59,7 +59,9 @@ def find_table_positions(tokens: list[Token]) -> frozenset[int]:
         elif word == "USING":
             follows = tokens[at + 1].kind if at + 1 < end else 0
             if follows in (WORD, QUOTED) or (text(at + 1) == "(" and text(at + 2) in _NAMES_NO_TABLE):
-                frame[0] = frame[1] = before != ""
+                frame[0] = frame[1] = at > 0
+        elif word == "WITH" and text(at + 1) == "ORDINALITY":
+            at += 1
         elif word == ",":
             frame[1] = frame[0]
         elif word in _ENDS_FROM or word == "WITH":

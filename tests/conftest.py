@@ -30,6 +30,7 @@ KNOWN_ENGINES = ("postgres", "mariadb")
 # Thousands of cases, or processes and sockets of their own: part of `make test`, not of `make unit`, which stays under 10 s.
 SLOW = {
     "classifiers/test_denial_of_service.py",
+    "classifiers/test_fuzz_postgres.py",
     "classifiers/test_limits.py",
     "classifiers/test_properties_postgres.py",
     "dbproxy/audit/test_ledger.py",

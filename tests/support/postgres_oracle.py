@@ -27,7 +27,7 @@ _RELATIONS = {
 
 @dataclass(frozen=True)
 class Truth:
-    """tables: every relation named. written: those that INSERT, UPDATE, DELETE, MERGE, SELECT INTO or CREATE TABLE AS write.
+    """tables: every relation named. written: those that INSERT, UPDATE, DELETE, MERGE, SELECT INTO or CREATE TABLE AS write when run.
 
     has_effects: more than reading and planning. functions: called by name, without `pg_catalog.`.
     nodes: the kinds of statements, for reports.
@@ -101,6 +101,12 @@ class _Reading:
             self.functions.add(write_name(parts[1:] if parts[0] == "pg_catalog" else parts))
         if isinstance(node, ast.DropStmt | ast.CommentStmt | ast.SecLabelStmt):
             self._named(node)
+        if isinstance(node, ast.ExplainStmt) and not _is_analyze(node):
+            planned = _Reading()
+            planned.walk(node.query, scope)
+            self.tables |= planned.tables
+            self.functions |= planned.functions
+            return
         for slot in node:
             if slot != "withClause" and getattr(node, slot) is not target:
                 self.walk(getattr(node, slot), scope)
