@@ -26,6 +26,7 @@ from dbproxy import __version__, ipc
 from dbproxy.admin import Admin
 from dbproxy.admission import Admission
 from dbproxy.audit.types import EventType
+from dbproxy.catalogue.keeper import Keeper
 from dbproxy.clock import SystemClock
 from dbproxy.control import Control
 from dbproxy.digest_key import make_key
@@ -33,6 +34,7 @@ from dbproxy.errors import DbproxyError, StartError
 from dbproxy.exposition import ProcessFigures, View
 from dbproxy.figures import Snapshot, take_snapshot
 from dbproxy.identity.identity import People, UsersError
+from dbproxy.identity.tls import target_context
 from dbproxy.in_force import InForce, SharedMemory
 from dbproxy.metrics import Counters, watch_loop
 from dbproxy.notary import Notary
@@ -87,7 +89,9 @@ class Controller:
             Admission(settings.limits, self._clock, ThrottleMemory(orders.throttle)),
             self._note_heads,
             lambda slot: self._notary.greet(slot),
+            lambda slot, wanted: self._catalogues.want(slot, wanted),
         )
+        self._catalogues = Keeper(settings, self._clock, self._workers.tell, lambda target: target_context(target.tls))
         self._notary = Notary(settings, self._chain, self._clock, self._workers.tell)
         self._control = Control(self)
         self._admin = Admin(self._workers, self, self._chain.record_durably, self._runs.latest)
@@ -141,6 +145,7 @@ class Controller:
         await self._control.start(socket.socket(fileno=orders.admin_fd))
         await self._admin.start(settings.state.directory)
         self._workers.start()
+        self._catalogues.start()
         for message in self._early:
             self._take_order(message)
         self._early.clear()
@@ -175,7 +180,7 @@ class Controller:
 
     async def _stop_parts(self) -> None:
         await self._tasks.cancel_all(timeout_s=5)
-        await asyncio.gather(self._admin.stop(), self._control.stop())
+        await asyncio.gather(self._admin.stop(), self._control.stop(), self._catalogues.stop())
         await self._workers.stop()
         await self._runs.close()
 

@@ -34,7 +34,7 @@ from dbproxy.errors import DbproxyError
 from dbproxy.figures import Snapshot
 from dbproxy.sessions_view import SessionInfo
 
-VERSION = 2
+VERSION = 3
 """Changes with every change of a message. The ends must have the same."""
 MAX_FRAME_BYTES = 4 << 20
 """A longer frame was not made by us: whoever lists many things sends them in several messages."""
@@ -272,6 +272,15 @@ class Heads:
     sessions: int
 
 
+@dataclass(frozen=True, slots=True)
+class CatalogueWanted:
+    """The catalogue of a database is wanted. why: open, a first session there; ddl, definitions may have changed; miss, a name is not in it."""
+
+    target: str
+    database: str
+    why: str
+
+
 # ---- control asks a worker ------------------------------------------------------------------------------------------
 
 
@@ -364,18 +373,33 @@ class Refuse:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The catalogue of a database was read, or could not be. sha256: of its content; file: where it is, "" if it was never read; problem: why it could not be read this time."""
+
+    target: str
+    database: str
+    sha256: str
+    file: str
+    problem: str
+
+
 Message = (
     Ready | CannotStart | Ping | Pong | Noted | Drain | Finish | ReadAgain | Rotate | Team | Happened
     | Hello | Claims | Enrolled | Welcome
     | Question | Answer | Proved | Left | FindKey | Cancelled | Heads
     | CancelHere | Report | Figures | ListSessions | Sessions | Kill | Killed | TakeOver | TakenOver | Checkpointed | Refuse
+    | CatalogueWanted | Catalogue
 )  # fmt: skip
 FROM_CHILD = (Ready, CannotStart, Pong, Noted)
 FROM_SUPERVISOR = (Ping, Drain, Finish, ReadAgain, Rotate, Team, Happened)
 FROM_WORKER = (
     Hello, Claims, Enrolled, Question, Proved, Left, FindKey, Cancelled, Heads, Figures, Sessions, Killed, TakenOver,
+    CatalogueWanted,
 )  # fmt: skip
-FROM_CONTROL = (Welcome, Answer, Cancelled, CancelHere, Report, ListSessions, Kill, TakeOver, Checkpointed, Refuse)
+FROM_CONTROL = (
+    Welcome, Answer, Cancelled, CancelHere, Report, ListSessions, Kill, TakeOver, Checkpointed, Refuse, Catalogue,
+)  # fmt: skip
 """What each side may say; anything else closes the connection."""
 
 _TYPES: dict[str, type[Message]] = {each.__name__: each for each in typing.get_args(Message)}

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from classifiers.effects import Effect, Kind, LexingState, Report
 from classifiers.redact import redact
 from dbproxy.audit.record import members, sql_members
+from dbproxy.catalogue.resolve import Resolution
+from dbproxy.catalogue.sights import Sights
 from dbproxy.classifier.pool import ClassifierPool
 from dbproxy.classifier.queue import Request
 from dbproxy.policy.decide import decide
@@ -19,6 +21,9 @@ from dbproxy.policy.model import Action, Context, Decision, Policy
 _LARGE_TEXT_BYTES = 8192
 """Longer texts are not kept in the cache: a few of them would push out everything else."""
 
+_RESOLVED_MAX = 50
+"""So many reached objects are named in a record; `resolved_more` counts the others."""
+
 _READ_ONLY = frozenset({Kind.DML_READ, Kind.SESSION, Kind.TXN, Kind.METADATA, Kind.EMPTY})
 _SEMANTICS = frozenset({Kind.DYNAMIC, Kind.UNPARSABLE})
 
@@ -26,7 +31,7 @@ _SEMANTICS = frozenset({Kind.DYNAMIC, Kind.UNPARSABLE})
 class Entry:
     """What is known about a text. members: the audit members that describe it, redacted; rulings: decisions by context.
 
-    is_read_only: nothing in it may write, so the server must not report a write. changes_meaning: later texts may be read otherwise. changes_role: the role may be another one afterwards.
+    is_read_only: nothing in it may write, so the server must not report a write. makes: it may define an object, or copy one into another. changes_meaning: later texts may be read otherwise. changes_role: the role may be another one afterwards.
     """
 
     __slots__ = (
@@ -35,6 +40,7 @@ class Entry:
         "is_neutral",
         "is_read_only",
         "is_self_contained",
+        "makes",
         "members",
         "report",
         "rulings",
@@ -46,6 +52,7 @@ class Entry:
         self.rulings: dict[Context, Ruling] = {}
         self.is_neutral = report.is_neutral
         self.is_read_only = report.kinds <= _READ_ONLY
+        self.makes = Kind.DDL in report.kinds or Kind.DYNAMIC in report.kinds or (Kind.DML_WRITE in report.kinds and bool(report.reads))  # fmt: skip
         self.changes_meaning = "session_semantics_change" in report.flags or bool(report.kinds & _SEMANTICS)
         self.changes_role = "identity_change" in report.flags or bool(report.kinds & _SEMANTICS)
         # Needs nothing from the connection's own names, and gives it none.
@@ -55,25 +62,33 @@ class Entry:
 class Ruling:
     """A decision about an entry in one context. counted: command and action, for the metrics. members: all audit members of the statement but the session's and the parameters.
 
+    resolution: what it reaches; None without a catalogue.
+
     is_plain_read: it reads, or changes nothing but its own session, and no rule so much as matched it, be it only to alert or in the shadow. There
     are no labels yet: a table that somebody cares for is one that a rule names. With durability `tiered` such a statement need not wait for the disk.
     """
 
-    __slots__ = ("counted", "decision", "entry", "is_plain_read", "is_refused", "members")
+    __slots__ = ("counted", "decision", "entry", "is_plain_read", "is_refused", "members", "resolution")
 
-    def __init__(self, entry: Entry, decision: Decision) -> None:
+    def __init__(self, entry: Entry, decision: Decision, resolution: Resolution | None) -> None:
         self.entry = entry
+        self.resolution = resolution
         self.decision = decision
         self.is_refused = decision.is_refused
-        self.is_plain_read = entry.is_read_only and not decision.hits
+        self.is_plain_read = (
+            entry.is_read_only and not decision.hits and (resolution is None or _only_reads(resolution))
+        )
         self.counted = (entry.report.command, str(decision.action))  # how the metrics count it
         self.members = entry.members + b"," + _decision_members(decision)
+        if resolution is not None:
+            self.members += b"," + _resolution_members(resolution)
 
 
 class Judge:
     """The policy in force, and the cache. hits, misses, failures: totals for metrics.
 
-    cache_bytes: bound on the text and members of all entries; when it is reached the oldest go first.
+    cache_bytes: bound on the text and members of all entries; when it is reached the oldest go first. sights: of the targets that have a
+    catalogue; None if none has.
     """
 
     __slots__ = (
@@ -85,10 +100,14 @@ class Judge:
         "hits",
         "misses",
         "policy",
+        "sights",
         "unparsable",
     )
 
-    def __init__(self, classifier: ClassifierPool, policy: Policy, *, cache_bytes: int) -> None:
+    def __init__(
+        self, classifier: ClassifierPool, policy: Policy, *, cache_bytes: int, sights: Sights | None = None
+    ) -> None:
+        self.sights = sights
         self._classifier = classifier
         self._cache_bytes = cache_bytes
         self._caches: dict[tuple[str, LexingState, int], dict[bytes, Entry]] = {}
@@ -102,6 +121,10 @@ class Judge:
     def replace_policy(self, policy: Policy) -> None:
         """Put another policy in force for all that is judged from now on. Sessions must be told to judge again."""
         self.policy = policy
+        self.forget_rulings()
+
+    def forget_rulings(self) -> None:
+        """What was decided does not hold any more. Sessions must be told to judge again."""
         for cache in self._caches.values():
             for entry in cache.values():
                 entry.rulings.clear()
@@ -142,9 +165,22 @@ class Judge:
         if ruling is None:
             if len(entry.rulings) >= 256:
                 entry.rulings.clear()
-            ruling = Ruling(entry, self._decide(entry.report, context))
+            ruling = self._make_ruling(entry, context)
             entry.rulings[context] = ruling
         return ruling
+
+    def _make_ruling(self, entry: Entry, context: Context) -> Ruling:
+        sights = self.sights
+        if sights is None or not sights.watches(context.target):
+            return Ruling(entry, self._decide(entry.report, context), None)
+        try:
+            resolution = sights.resolve(
+                entry.report, context.target, context.database, context.search_path, context.derived
+            )
+        except Exception:  # noqa: BLE001 - what was to be found out may be anything
+            self.failures += 1
+            resolution = sights.unseen(entry.report)
+        return Ruling(entry, self._decide(resolution.report, context), resolution)
 
     def _decide(self, report: Report, context: Context) -> Decision:
         policy = self.policy
@@ -190,6 +226,10 @@ def make_entry(text: bytes | None, report: Report) -> Entry:
     return Entry(report, sql_members(stored, is_redacted=bool(report.secret_spans)) + b"," + encoded)
 
 
+def _only_reads(resolution: Resolution) -> bool:
+    return all(each.kind in _READ_ONLY for each in resolution.reached)
+
+
 def unknown_report(command: str, flag: str, reason: str) -> Report:
     """For what has no text that could be read: it is dynamic, with the flag that says why."""
     return Report((Effect(Kind.DYNAMIC, flags=frozenset({flag})),), command=command, reason=reason)
@@ -203,4 +243,21 @@ def _decision_members(decision: Decision) -> bytes:
     fields: dict[str, object] = {"action": decision.action, "rules": rules, "policy": decision.policy_sha256}
     if decision.unsafe:
         fields["unsafe"] = list(decision.unsafe)
+    return members(fields)
+
+
+def _resolution_members(resolution: Resolution) -> bytes:
+    named: dict[tuple[str, str, str], None] = {}
+    for each in resolution.reached:
+        named[each.object, each.mode, each.via] = None
+    fields: dict[str, object] = {
+        "catalogue": resolution.visibility,
+        "resolved": [{"name": name, "mode": mode, "via": via} for name, mode, via in list(named)[:_RESOLVED_MAX]],
+    }
+    if len(named) > _RESOLVED_MAX:
+        fields["resolved_more"] = len(named) - _RESOLVED_MAX
+    if resolution.unresolved:
+        fields["unresolved"] = list(resolution.unresolved)
+    if resolution.visibility != "full":
+        fields["degraded_visibility"] = True
     return members(fields)

@@ -14,6 +14,7 @@ import secrets
 import socket
 import ssl
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -101,7 +102,7 @@ class Live:
 
 
 class Server:
-    """All connections of this process. slot: its worker's. digest_key: see Session."""
+    """All connections of this process. slot: its worker's. digest_key: see Session. see: waits until a target's database can be seen; None without catalogues."""
 
     def __init__(
         self,
@@ -115,7 +116,9 @@ class Server:
         counters: Counters,
         clock: Clock,
         digest_key: bytes | None,
+        see: Callable[[str, str], Awaitable[None]] | None = None,
     ) -> None:
+        self.see = see
         self.slot = slot
         self.settings = settings
         self.entrances = entrances
@@ -475,6 +478,8 @@ class Login:
             )
             if ready is None or self._driver.server is None:
                 return False
+            if self._server.see is not None:
+                await self._server.see(self._entrance.target.name, self._context(progress).database)
             client = await self._wire.into_link()
             server = await self._driver.server.into_link()
             live = Live(

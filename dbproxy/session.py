@@ -14,9 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from classifiers.composition import compose
+from classifiers.effects import Kind
 from dbproxy.audit.ledger import AuditDown
 from dbproxy.audit.record import array_member, encode_text, members, parameter_digest, parameter_value, text_member
 from dbproxy.audit.types import EventType
+from dbproxy.catalogue.resolve import ANYTHING, find_made
 from dbproxy.classifier.queue import Request
 from dbproxy.dialect import Dialect
 from dbproxy.judge import Entry, Judge, Ruling, make_entry, unknown_report
@@ -34,6 +36,8 @@ _TRANSACTION: dict[Transaction | None, bytes] = {
     state: b',"transaction":"%b"' % state.value.encode() for state in Transaction
 } | {None: b""}
 _READY_MAX = 256
+_DERIVED_MAX = 500
+_DEFINES = frozenset({Kind.DDL, Kind.DYNAMIC})
 _READY_TEXT_BYTES = 4096
 _ON_DYNAMIC = "defaults.on_dynamic"
 _HINT = "Ask your security team if you need this; give them the request id."
@@ -73,8 +77,10 @@ class Session:
         "_dialect",
         "_digest_key",
         "_ended",
+        "_has_defined",
         "_identity",
         "_is_asking",
+        "_is_watched",
         "_judge",
         "_ledger",
         "_members",
@@ -136,6 +142,10 @@ class Session:
         self._state = SessionState(dialect, dict(start.parameters), start.server_user)
         self._context = replace(start.context, search_path=self._state.search_path)
         self._is_asking = False
+        self._is_watched = judge.sights is not None and judge.sights.watches(start.context.target)
+        self._has_defined = (
+            False  # in this transaction something may have been defined that the catalogue does not have
+        )
         self._transaction = Transaction.IDLE
         self._names = Names()
         # By act and text: the ruling in the present context, the beginning of its intent record, whether the disk must have that first.
@@ -383,6 +393,7 @@ class Session:
             and statement.act in (Act.QUERY, Act.EXECUTE)
             and not (statement.act is Act.EXECUTE and (self._names.known or self._state.lexing_changed))
             and len(text) <= _READY_TEXT_BYTES
+            and not (self._is_watched and entry.makes)
         ):
             ready = self._ready[statement.act]
             if len(ready) >= _READY_MAX:
@@ -470,7 +481,26 @@ class Session:
             self._names.sent(entry.report)
         if statement.portal and self._names.known:
             self._names.bound(statement.portal)
+        if self._is_watched and entry.makes:
+            self._note_made(ruling)
         return FORWARD
+
+    def _note_made(self, ruling: Ruling) -> None:
+        """What this session makes is known to it at once; the catalogue will have it when the transaction is over."""
+        report = ruling.entry.report
+        if not report.kinds.isdisjoint(_DEFINES):
+            self._has_defined = True
+        if ruling.resolution is None:
+            return
+        before = dict(self._context.derived)
+        derived = dict(before)
+        for name, origins in find_made(report, ruling.resolution):
+            derived[name] = tuple(sorted({*derived.get(name, ()), *origins}))
+        if len(derived) > _DERIVED_MAX:  # more is not kept in mind: from now on these may be copies of anything
+            derived = dict.fromkeys(before, (ANYTHING,))
+        if derived != before:
+            self._context = replace(self._context, derived=tuple(derived.items()))
+            self._changed()
 
     def _refuse(self, statement: Statement, ruling: Ruling, start: bytes) -> Verdict:
         decision = ruling.decision
@@ -634,6 +664,10 @@ class Session:
 
     def synced(self, transaction: Transaction) -> None:
         self._transaction = transaction
+        if self._has_defined and transaction is Transaction.IDLE:
+            self._has_defined = False
+            if self._judge.sights is not None:
+                self._judge.sights.defined(self._context.target, self._context.database)
         if self._state.is_unsettled and not self._running:
             self._settle()
 

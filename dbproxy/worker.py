@@ -28,6 +28,7 @@ from config.settings import BUILTIN, SHIPPED_POLICIES
 from config.users import Users
 from dbproxy import ipc
 from dbproxy.audit.types import EventType
+from dbproxy.catalogue.link import CatalogueLink
 from dbproxy.classifier.pool import ClassifierPool, PoolSettings
 from dbproxy.clock import SystemClock
 from dbproxy.control_link import ControlLink
@@ -85,6 +86,7 @@ class Worker:
         self._in_force = ""
         self._chain = OwnChain(settings, orders.slot, self._counters, self._clock)
         self._proof = ProofDeadline(self._chain.ledger, self._clock, is_on=settings.audit.signing.enabled)
+        self._catalogue = CatalogueLink(settings, self._clock, self._link.tell, self._catalogue_changed)
         self._judge: Judge | None = None
         self._server: Server | None = None
         self._pool: ClassifierPool | None = None
@@ -148,7 +150,7 @@ class Worker:
         turn = self._chain.turn
         if turn is None:
             raise StartError("the audit trail is not open")
-        judge = self._judge = Judge(pool, policy, cache_bytes=limits.cache_bytes)
+        judge = self._judge = Judge(pool, policy, cache_bytes=limits.cache_bytes, sights=self._catalogue.sights)
         server = self._server = Server(
             orders.slot,
             settings,
@@ -160,6 +162,7 @@ class Worker:
             self._counters,
             self._clock,
             parameters_key(settings),
+            self._catalogue.see,
         )
         self._in_force = found.sha256
         if self._stop.is_set():
@@ -198,6 +201,7 @@ class Worker:
             await self._server.drain(is_gentle=self._is_gentle)
         await self._tasks.cancel_all(timeout_s=5)
         await self._answers.cancel_all(timeout_s=1)
+        await self._catalogue.stop()
         if self._pool is not None:
             await self._pool.close()
         self._tell_figures(0)
@@ -321,6 +325,7 @@ class Worker:
 
     def on_welcome(self, welcome: ipc.Welcome) -> None:
         """See control_link.Duties. What this worker is behind with, control has it take over."""
+        self._catalogue.greet()
 
     def on_order(self, order: ipc.Message) -> None:
         """See control_link.Duties."""
@@ -335,10 +340,18 @@ class Worker:
                 self._answer_later(self._cancel(order), "cancel")
             case ipc.TakeOver():
                 self._take_over(order)
+            case ipc.Catalogue():
+                self._catalogue.take(order)
             case ipc.Checkpointed() | ipc.Refuse():
                 self._proof.note(order)
             case _:
                 _log.error("an order that is not known: %s", type(order).__name__)
+
+    def _catalogue_changed(self) -> None:
+        """Names may mean something else: everything is judged again."""
+        if self._judge is not None and self._server is not None:
+            self._judge.forget_rulings()
+            self._server.policy_changed()
 
     def _answer_later(self, answering: Coroutine[Any, Any, None], name: str) -> None:
         self._answers.spawn(answering, name=name)
@@ -357,7 +370,8 @@ class Worker:
             (self._judge is None, "no policy loaded"),
             (self._pool is None or not self._pool.is_ready, "no classifier process"),
         )
-        return take_snapshot(counters, self._judge, self._pool, tuple(text for is_bad, text in problems if is_bad))
+        found = (*(text for is_bad, text in problems if is_bad), *self._catalogue.problems())
+        return take_snapshot(counters, self._judge, self._pool, found)
 
     def _list_sessions(self, order: ipc.ListSessions) -> None:
         server = self._server
@@ -399,6 +413,7 @@ class Worker:
             if ticks % _TICKS_TO_TELL == 0:
                 self._tell_figures(0)
                 self._proof.look()
+                self._catalogue.look()
 
     def _tell_heads(self) -> None:
         ledger, counters = self._chain.ledger, self._counters

@@ -85,7 +85,7 @@ class _Peer:
 class Workers:
     """The connections of all workers, and what can be asked of them together.
 
-    on_heads: told where a worker's chain stands. on_enrolled: told the slot of a worker that has come. in_force: what workers are to judge by; set by the controller.
+    on_heads: told where a worker's chain stands. on_enrolled: told the slot of a worker that has come. on_catalogue: told what it wants. in_force: what workers are to judge by; set by the controller.
     """
 
     def __init__(
@@ -94,12 +94,14 @@ class Workers:
         admission: Admission,
         on_heads: Callable[[int, ipc.Heads], object],
         on_enrolled: Callable[[int], object],
+        on_catalogue: Callable[[int, ipc.CatalogueWanted], object] = lambda _slot, _wanted: None,
     ) -> None:
         self.in_force = ""
         self._listening = listening
         self._admission = admission
         self._on_heads = on_heads
         self._on_enrolled = on_enrolled
+        self._on_catalogue = on_catalogue
         self._tasks = Tasks()
         self._peers: dict[int, _Peer] = {}
         self._team: dict[int, ipc.Member] = {}
@@ -346,6 +348,8 @@ class Workers:
                 self._tasks.spawn(self._cancel(peer, message), name="a cancel request")
             case ipc.Heads():
                 self._on_heads(peer.slot, message)
+            case ipc.CatalogueWanted():
+                self._on_catalogue(peer.slot, message)
             case ipc.Figures():
                 self._note_figures(peer, message.snapshot)
                 peer.pending.answer(message.number, message)

@@ -163,7 +163,7 @@ class _Walk:
         """An object that the text names."""
         parts = split_name(effect.object)
         relations = list(self._find(parts, self._path))
-        origins = self._derived.get(parts[-1], None) if len(parts) == 1 or parts[-2].startswith("pg_temp") else None
+        origins = self._derived.get(parts[-1])
         for origin in origins or ():
             for relation in self._find(split_name(origin), None) if origin != ANYTHING else ():
                 self._use(relation, effect, f"derived {effect.object}", "s", 1)
@@ -422,3 +422,17 @@ def _columns(columns: tuple[str, ...], relation: Relation, *, only_known: bool =
     if "*" in columns and relation.columns:
         return ("*", *relation.columns)
     return tuple(each for each in columns if each in relation.columns) if only_known and relation.columns else columns
+
+
+def find_made(report: Report, resolution: Resolution) -> Derived:
+    """What a statement makes: the last part of each name that it creates or writes, with the names of what goes into it."""
+    reads = {each.object for each in resolution.report.effects if each.mode == "read" and each.object}
+    creates = report.command in ("CREATE", "SELECT", "WITH") or report.statements != 1
+    made: dict[str, tuple[str, ...]] = {}
+    for effect in report.effects:
+        if effect.mode != "write" or not effect.object or "code_body" in effect.flags:
+            continue
+        origins = tuple(sorted(reads - {effect.object}))
+        if (effect.kind is Kind.DDL and creates) or (effect.kind is Kind.DML_WRITE and origins):
+            made[split_name(effect.object)[-1]] = origins
+    return tuple(made.items())

@@ -35,6 +35,9 @@ UNSEEN_FLAGS = frozenset({"unknown_function", "unknown_prepared"})
 TEXT_KINDS = frozenset({Kind.BULK_EXPORT, Kind.FILE_ACCESS, Kind.METADATA, Kind.ADMIN, Kind.DYNAMIC, Kind.UNPARSABLE})
 """Kinds of acts that may concern every object of the text when none is named: `COPY (SELECT … FROM customers) TO …` exports customers."""
 
+PERMITTED_WITH = ("name", "former name of ", "view ", "materialized view ", "partition of ", "child of ", "parent of ", "foreign table ", "unresolved ")  # fmt: skip
+"""Beginnings of Effect.via: other names and parts of an object, and what it shows. Whoever is allowed to use it, is allowed this."""
+
 _ONLY_FUNCTION = frozenset({"unknown_function"})
 _VISIBLE_PREPARE = frozenset({"prepare", "multi_statement"})
 
@@ -140,12 +143,17 @@ def _restricts(rule: Rule, report: Report, context: Context, text_flags: frozens
 def _allows(rule: Rule, report: Report, context: Context) -> str | None:
     """What matched if the rule certainly covers every effect, else None."""
     match, unless = rule.match, rule.unless
-    effects = report.effects
+    effects = tuple(effect for effect in report.effects if not _is_permitted_with(effect))
     if not effects or not all(_is_certain(match, effect, report, context) for effect in effects):
         return None
     if unless is not None and any(_is_possible(unless, effect, report, context) for effect in effects):
         return None
     return _describe(match, effects[0], report, context)
+
+
+def _is_permitted_with(effect: Effect) -> bool:
+    """What is read because of what the text names is allowed together with that; what runs or writes is not."""
+    return effect.via.startswith(PERMITTED_WITH) and effect.kind is not Kind.DYNAMIC
 
 
 def _is_possible(condition: Condition, effect: Effect, report: Report, context: Context) -> bool:
@@ -235,6 +243,8 @@ def _describe(match: Condition, effect: Effect, report: Report, context: Context
     if match.tables is not None or match.labels is not None:
         wanted = (match.tables or ()) + tuple(pattern for _, patterns in match.labels or () for pattern in patterns)
         words.append(f"table={','.join(name for name in objects if _any_may(wanted, (name,), context))}")
+    if effect.via not in ("", "name"):
+        words.append(f"via {effect.via}")
     if match.functions is not None:
         met = [name for name in report.functions if _any_may(match.functions, (name,), context)]
         words.append(f"function={','.join(met)}")

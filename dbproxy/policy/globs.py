@@ -70,13 +70,13 @@ class NamePattern:
     def may_match(self, name: str, search_path: tuple[str, ...] | None) -> bool:
         """True unless the object is certainly another one.
 
-        name: as in Effect.object. search_path: schemas in which unqualified names are looked up, None if not known.
+        name: as in Effect.object; "*.*" stands for any object. search_path: schemas in which unqualified names are looked up, None if not known.
         """
         if "." not in name and '"' not in name:
             return bool(self._name(name)) and self._may_be_in(name, search_path)
         for schema, last in readings(name):
             if last == "*" and schema is not None:  # whatever is in the schema
-                return self._schema_is_any or bool(self._schema(schema))
+                return self._schema_is_any or schema == "*" or bool(self._schema(schema))
             if self._name(last):
                 if self._schema_is_any:
                     return True

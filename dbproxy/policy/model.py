@@ -58,6 +58,7 @@ class Context:
     target, env: the target's name and env. database, account: "" if there is none. person: the human; groups: theirs.
     address: the client's, None if not known. application: application_name as the client says it, so anyone can claim anything.
     search_path: schemas for unqualified names, with "$user" replaced by the role where that is known; None: not known.
+    derived: names that the session has given to what it made, each with the names of what that was made from; only with a catalogue.
     """
 
     target: str
@@ -69,6 +70,7 @@ class Context:
     address: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
     application: str = ""
     search_path: tuple[str, ...] | None = None
+    derived: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

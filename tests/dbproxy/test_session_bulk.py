@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 from dbproxy.engine_postgres import POSTGRES
@@ -41,7 +42,8 @@ class _Link:
 
 def _session(turn: _Turn, server: _Link) -> Session:
     start = Start("s1", Context("shop", "prod", "shop", "alice"), "app", 1, {}, {"server_version": "18.6"})
-    made: Any = Session(start, POSTGRES.dialect, None, turn, Counters(), lambda: 0, None, 65536, lambda _: None)  # type: ignore[arg-type] # stand-ins
+    judge = SimpleNamespace(sights=None)
+    made: Any = Session(start, POSTGRES.dialect, judge, turn, Counters(), lambda: 0, None, 65536, lambda _: None)  # type: ignore[arg-type] # stand-ins
     made._write_server = server.write
     return cast("Session", made)
 
