@@ -409,21 +409,23 @@ class Texts:
     # ------------------------------------------------------------------ spelling
 
     def _spell(self, text: str) -> str:
-        """Other blanks, comments and letters; the text must have a blank between any two tokens outside quotes."""
-        if self._one(3):
-            return text
-        parts = []
-        for token in _split(text):
-            if token.isascii() and token.replace("_", "").isalnum() and self._one(2):
-                token = "".join(self._choose.choice((c.lower(), c.upper())) for c in token)
-            parts += [token, self._choose.choice(BLANKS)]
-        return "".join(parts)
+        return text if self._one(3) else respell(self._choose, text)
 
     def _one(self, of: int) -> bool:
         return self._choose.randrange(of) == 0
 
     def _maybe(self, text: str, of: int = 4) -> str:
         return text if self._one(of) else ""
+
+
+def respell(choose: random.Random, text: str) -> str:
+    """Other blanks, comments and letters; the text must have a blank between any two tokens outside quotes."""
+    parts = []
+    for token in _split(text):
+        if token.isascii() and token.replace("_", "").isalnum() and choose.randrange(2):
+            token = "".join(choose.choice((c.lower(), c.upper())) for c in token)
+        parts += [token, choose.choice(BLANKS)]
+    return "".join(parts)
 
 
 def _split(text: str) -> list[str]:
