@@ -201,9 +201,9 @@ class Admin:
         try:
             runs = await self._history(_RUNS_SHOWN)
         except StoreError as error:
-            _log.error("%s", error)
             answer["runs"] = None
-            answer["problems"].append("the state file cannot be read")
+            if not answer["warnings"]:
+                answer["warnings"].append(f"the history of processes cannot be read: {error}")
         else:
             answer["runs"] = [_plain(asdict(each)) for each in runs]
         return answer

@@ -32,6 +32,10 @@ class State(Protocol):
         """Why the proxy is not ready, in words that a runbook can search for; () if it is."""
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What does not work although the proxy is of use; in such words too."""
+
+    @property
     def lag_s(self) -> float:
         """How late this process's own event loop was last."""
 
@@ -73,7 +77,9 @@ class Control:
 
     async def _readyz(self, _request: Request) -> Response:
         reasons = await self._state.problems()
-        return _json({"status": "not ready" if reasons else "ready", "reasons": reasons}, 503 if reasons else 200)
+        status = "not ready" if reasons else "ready"
+        answer: dict[str, object] = {"status": status, "reasons": reasons, "warnings": self._state.warnings}
+        return _json(answer, 503 if reasons else 200)
 
 
 class _Guard:

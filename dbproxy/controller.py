@@ -52,6 +52,7 @@ from dbproxy.workers import Workers
 _log = logging.getLogger("dbproxy")
 _WATCH_S = 1.0
 _AGAIN_S = 0.5
+_ADMIN_AGAIN_S = 5.0
 _ERRORS_SHOWN = 50
 
 
@@ -75,6 +76,7 @@ class Controller:
         self._early: list[ipc.Message] = []
         self._news: deque[ipc.Happened] = deque()
         self._has_news = asyncio.Event()
+        self._admin_trouble = ""
         self._files = WatchedFiles()
         self._memory = SharedMemory(orders.memory)
         self._in_force = InForce((), None)
@@ -83,7 +85,7 @@ class Controller:
         self._reloading = asyncio.Lock()
         self._policy_sha256 = ""
         self._chain = OwnChain(settings, orders.slot, self._counters, self._clock)
-        self._runs = Runs(settings.state.directory, self._clock, __version__)
+        self._runs = Runs(settings.state.directory, self._clock, __version__, lambda: self._members)
         self._workers = Workers(
             socket.socket(fileno=orders.ipc_fd),
             Admission(settings.limits, self._clock, ThrottleMemory(orders.throttle)),
@@ -140,15 +142,15 @@ class Controller:
             )
             self._chain.record(EventType.SETTINGS_LOADED, {**self._settings_source(), "trigger": "start"})
         self._put_in_force(found)
-        await self._runs.open(is_first=orders.is_first)
         self._remember_files()
         await self._control.start(socket.socket(fileno=orders.admin_fd))
-        await self._admin.start(settings.state.directory)
+        await self._start_admin()
         self._workers.start()
         self._catalogues.start()
         for message in self._early:
             self._take_order(message)
         self._early.clear()
+        self._runs.start(is_first=orders.is_first)
         self._tasks.spawn(watch_loop(self._counters.lag, self._clock), name="loop lag")
         self._tasks.spawn(self._chain.watch(), name="audit ledger")
         self._tasks.spawn(self._notary.run(), name="checkpoints")
@@ -156,6 +158,29 @@ class Controller:
         self._tasks.spawn(self._watch_files(), name="files")
         if not orders.is_first:
             self._tasks.spawn(self._reload_what_changed(), name="files that may have changed meanwhile")
+
+    async def _start_admin(self) -> None:
+        """At a first start the admin API must be there. Later nobody is kept from the database because the state directory cannot be written."""
+        try:
+            await self._admin.start(self._settings.state.directory)
+        except StartError as error:
+            if self._orders.is_first:
+                raise
+            self._tasks.spawn(self._start_admin_later(str(error)), name="admin API")
+
+    async def _start_admin_later(self, why: str) -> None:
+        while why:
+            if why != self._admin_trouble:
+                _log.error("the admin API does not answer: %s", why)
+            self._admin_trouble = why
+            await asyncio.sleep(_ADMIN_AGAIN_S)
+            try:
+                await self._admin.start(self._settings.state.directory)
+                why = ""
+            except StartError as error:
+                why = str(error)
+        self._admin_trouble = ""
+        _log.warning("the admin API answers again")
 
     async def _give_up(self, why: str) -> None:
         if self._channel is not None:
@@ -387,6 +412,7 @@ class Controller:
         totals.add(own)
         totals.counts["policy_reloads"] = self._reloads
         totals.counts["policy_rejections"] = self._rejections
+        totals.levels["is_history_down"] = bool(self._runs.trouble)
         snapshots = {figures.slot: figures.snapshot for figures in workers}
         processes = [
             _process_figures(member, own if member.role == CONTROL else snapshots.get(member.slot))
@@ -415,6 +441,12 @@ class Controller:
             found.append("draining")
         return tuple(dict.fromkeys([*found, *silent, *missing]))
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """See control.State."""
+        found = ((self._runs.trouble, "the history of processes is not kept"), (self._admin_trouble, "no admin API"))
+        return tuple(text for trouble, text in found if trouble)
+
     def _own_figures(self) -> Snapshot:
         self._counters.is_audit_down = self._chain.ledger.is_down
         self._counters.audit_events = self._chain.ledger.records
@@ -440,6 +472,7 @@ class Controller:
             policy_sha256=self._policy_sha256,
             sessions=sum(sessions.values()),
             problems=problems,
+            warnings=(f"the history of processes is not kept: {self._runs.trouble}",) if self._runs.trouble else (),
             audit=AuditStatus(
                 is_writable=not reasons,
                 reason=self._chain.ledger.down_reason or self._notary.trouble or "; ".join(reasons),

@@ -160,6 +160,11 @@ class _Families(Collector):
             "Processes that refuse statements because the audit trail cannot be written.",
             self._levels["is_audit_down"],
         )
+        yield _gauge(
+            "dbproxy_history_down",
+            "1 while the state file cannot be used: the history of processes is not kept.",
+            self._levels["is_history_down"],
+        )
         yield _counter("dbproxy_policy_errors", "Decisions that failed; each was a refusal.", c["judge_failures"])
         yield _counter("dbproxy_policy_reloads", "Policies put in force after the start.", c["policy_reloads"])
         yield _counter(

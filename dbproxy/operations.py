@@ -62,7 +62,7 @@ class AuditStatus:
 
 @dataclass(frozen=True, slots=True)
 class ProxyStatus:
-    """The proxy at one moment. problems: why it is not ready, as in /readyz; () if it is."""
+    """The proxy at one moment. problems: why it is not ready, as in /readyz; () if it is. warnings: what fails although it is, and what to do."""
 
     version: str
     started_at_ns: int
@@ -71,6 +71,7 @@ class ProxyStatus:
     policy_sha256: str
     sessions: int
     problems: tuple[str, ...]
+    warnings: tuple[str, ...]
     audit: AuditStatus
     processes: tuple[ProcessStatus, ...]
 

@@ -451,7 +451,7 @@ class Supervisor:
                 status=status,
                 reason=child.problem,
                 restart_in_s=restart_in_s,
-                at_ns=self._clock.wall_ns(),
+                at_ns=child.started_at_ns if kind == "started" else self._clock.wall_ns(),
             )
         )
 

@@ -8,11 +8,13 @@ from typing import Any
 import typer
 from rich.text import Text
 
+from dbproxy.audit.tail import clean
 from dbproxy.cli.asking import SocketOption, ago, ask, cell, show, table
 from dbproxy.cli.exit import DONE, NO
 from dbproxy.cli.options import JsonOption, SettingsOption, write_json
 
 _ENDINGS_SHOWN = 5
+_WARNING_MAX = 500
 
 
 def status(settings: SettingsOption = None, socket: SocketOption = None, json: JsonOption = False) -> None:
@@ -35,6 +37,7 @@ def _show(found: dict[str, Any], now: dt.datetime) -> None:
         Text.assemble("policy    ", found["policy_sha256"][:12]),
         Text.assemble("sessions  ", str(found["sessions"])),
         Text.assemble("audit     ", _audit(found["audit"], now)),
+        *(Text.assemble("warning   ", (clean(each, _WARNING_MAX), "yellow")) for each in found["warnings"]),
         "",
     )
     processes = table("process", "slot", "pid", "state", "for", "restarts", "sessions", "version")

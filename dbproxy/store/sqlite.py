@@ -1,7 +1,7 @@
 """The store in one SQLite file. All access goes through one thread, so that the event loop never waits for the disk.
 
-Write-ahead log with synchronous=FULL: what a call has returned survives a loss of power. The file is checked when it is opened;
-a damaged one stops the start with what to do, because going on would forget in silence what an operator relies on.
+Write-ahead log with synchronous=FULL: what a call has returned survives a loss of power. The file is checked when it is opened; a
+damaged one is left as it is, and the error says what to do: going on with a new one would forget in silence what an operator relies on.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _APPLICATION_ID = 0x64627078
 """In the file's header, so that no other program's file is taken for ours."""
 _REMEDY = (
     "stop the proxy, move it away together with its -wal and -shm files, and restore a copy made by `dbproxy state backup`; "
-    "without one a new file is made at the next start, and the history of the proxy's processes begins anew"
+    "without a copy just move it away: a new file is made, and the history of the proxy's processes begins anew"
 )
 _T = TypeVar("_T")
 

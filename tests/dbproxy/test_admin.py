@@ -194,7 +194,10 @@ def test_status_shows_processes_audit_and_runs(client: AdminClient) -> None:
 def test_status_is_answered_when_the_state_file_cannot_be_read(served: Served, client: AdminClient) -> None:
     served.proxy.is_store_broken = True
     found = client.get("/v1/status")
-    assert (found["runs"], found["problems"]) == (None, ["the state file cannot be read"])
+    assert (found["runs"], found["problems"]) == (None, [])
+    assert found["warnings"] == ["the history of processes cannot be read: state.db: disk I/O error"]
+    served.proxy.now = replace(STATUS, warnings=("the history of processes is not kept: state.db: is damaged",))
+    assert client.get("/v1/status")["warnings"] == ["the history of processes is not kept: state.db: is damaged"]
 
 
 def test_status_says_why_the_proxy_is_not_ready(served: Served, client: AdminClient) -> None:

@@ -25,6 +25,7 @@ class _State:
 
     def __init__(self) -> None:
         self.reasons: tuple[str, ...] = ()
+        self.warnings: tuple[str, ...] = ()
         self.lag_s = 0.0
         self.totals = Totals()
 
@@ -103,7 +104,19 @@ def test_healthz_answers_while_the_process_lives_even_when_nothing_works() -> No
 def test_readyz_is_green_when_all_is_well() -> None:
     def scenario(ask: Ask, _state: _State) -> None:
         answer = ask("/readyz")
-        assert (answer.status, orjson.loads(answer.body)) == (200, {"status": "ready", "reasons": []})
+        assert (answer.status, orjson.loads(answer.body)) == (
+            200,
+            {"status": "ready", "reasons": [], "warnings": []},
+        )
+
+    _serve(scenario)
+
+
+def test_readyz_is_green_with_a_warning_when_only_something_beside_fails() -> None:
+    def scenario(ask: Ask, state: _State) -> None:
+        state.warnings = ("the history of processes is not kept",)
+        answer = ask("/readyz")
+        assert (answer.status, orjson.loads(answer.body)["warnings"]) == (200, ["the history of processes is not kept"])
 
     _serve(scenario)
 
@@ -113,7 +126,11 @@ def test_readyz_is_red_with_its_reasons_and_green_again() -> None:
         state.reasons = ("audit cannot be written", "draining")
         answer = ask("/readyz")
         assert answer.status == 503
-        assert orjson.loads(answer.body) == {"status": "not ready", "reasons": ["audit cannot be written", "draining"]}
+        assert orjson.loads(answer.body) == {
+            "status": "not ready",
+            "reasons": ["audit cannot be written", "draining"],
+            "warnings": [],
+        }
         state.reasons = ()
         assert ask("/readyz").status == 200
 

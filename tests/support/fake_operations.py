@@ -58,6 +58,7 @@ STATUS = ProxyStatus(
     policy_sha256="a" * 64,
     sessions=2,
     problems=(),
+    warnings=(),
     audit=AuditStatus(True, "", "tiered", 1234, 7, BEGAN_NS, True),
     processes=(
         ProcessStatus("supervisor", None, 10, "1.2.3", ProcessState.READY, BEGAN_NS, 0, 0),

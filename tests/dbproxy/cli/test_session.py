@@ -147,7 +147,8 @@ def test_status_of_a_proxy_that_is_not(dbproxy: CommandLine, settings: Path, pro
     proxy.is_store_broken = True
     result = dbproxy("status", "-s", settings)
     assert result.code == 1
-    assert "not ready: audit cannot be written, the state file cannot be read" in result.out
+    assert "not ready: audit cannot be written\n" in result.out
+    assert "warning   the history of processes cannot be read: state.db: disk I/O error\n" in result.out
     assert "cannot be written: disk full, durability durable, 5 records, not signed" in result.out
     assert dbproxy("status", "--json", "-s", settings).json["ready"] is False
 
