@@ -14,7 +14,17 @@ from config.address import Address
 from config.document import Document, Path, render_path
 from config.errors import Problem, suggest
 from config.secret import SecretError, SecretRef
-from config.settings import Anchor, Auth, ListenerTLSMode, Protocol, ServerAuth, Settings, Target, TargetTLSMode
+from config.settings import (
+    Anchor,
+    Auth,
+    Listener,
+    ListenerTLSMode,
+    Protocol,
+    ServerAuth,
+    Settings,
+    Target,
+    TargetTLSMode,
+)
 from config.users import Users
 
 _ENCRYPTED = (TargetTLSMode.REQUIRE, TargetTLSMode.VERIFY_CA, TargetTLSMode.VERIFY_FULL)
@@ -139,6 +149,20 @@ def _listeners(settings: Settings, document: Document) -> Iterator[Problem]:
         if settings.users.auth is Auth.UPSTREAM and tls.mode is not ListenerTLSMode.REQUIRE:
             text = "users.auth upstream needs mode require: passwords pass through the proxy in clear inside TLS"
             yield document.problem((*place, "tls", "mode"), text)
+        if listener.mysql_native_password:
+            yield from _native_password(settings, listener, document, (*place, "mysql_native_password"))
+
+
+def _native_password(settings: Settings, listener: Listener, document: Document, place: Path) -> Iterator[Problem]:
+    if listener.protocol is Protocol.POSTGRES:
+        yield document.problem(place, "only for listeners with protocol mysql or mariadb")
+    elif settings.users.auth is Auth.UPSTREAM:
+        yield document.problem(
+            place, "with users.auth upstream the proxy needs the password, which this method never gives"
+        )
+    else:
+        text = "weak (SHA-1 without salt): best on a listener of its own, for clients that know nothing better"
+        yield document.problem(place, text, is_warning=True)
 
 
 def _addresses(settings: Settings, document: Document) -> Iterator[Problem]:

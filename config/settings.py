@@ -212,6 +212,9 @@ class Listener(Model):
     target: Name
     """Name of the target that sessions of this listener go to."""
     tls: ListenerTLS = ListenerTLS()
+    mysql_native_password: bool = False
+    """MySQL: take clients at their word that name this method, for those that know nothing better. People need the verifier that
+    `dbproxy user passwd --mysql-native-password` stores: unsalted SHA-1, which whoever reads the users file and one login can log in with."""
     proxy_protocol_from: tuple[Network, ...] = ()
     """Load balancers (networks) that must announce the client's address with PROXY protocol v2. Nobody else may."""
 

@@ -46,6 +46,14 @@ def _sha2_verifier(text: str) -> str:
     return text
 
 
+def _native_verifier(text: str) -> str:
+    if not re.fullmatch(r"\*[0-9A-Fa-f]{40}", text):
+        raise ValueError(
+            "must be * and 40 hexadecimal digits; set it with `dbproxy user passwd --mysql-native-password`"
+        )
+    return text
+
+
 def _expiry(text: object) -> dt.datetime:
     try:
         when = dt.datetime.fromisoformat(text if isinstance(text, str) else "")
@@ -56,6 +64,7 @@ def _expiry(text: object) -> dt.datetime:
 
 Verifier = Annotated[str, AfterValidator(_verifier)]
 Sha2Verifier = Annotated[str, AfterValidator(_sha2_verifier)]
+NativeVerifier = Annotated[str, AfterValidator(_native_verifier)]
 Expiry = Annotated[
     dt.datetime,
     BeforeValidator(_expiry),
@@ -74,6 +83,8 @@ class Person(Model):
     """PostgreSQL's form of a SCRAM-SHA-256 verifier. Without one the person cannot log in with users.auth local."""
     sha2_verifier: Sha2Verifier | None = Field(default=None, repr=False)
     """MySQL's form of a caching_sha2_password verifier, of the same password. Needed to log in to MySQL and MariaDB with users.auth local."""
+    native_verifier: NativeVerifier | None = Field(default=None, repr=False)
+    """MySQL's form of a mysql_native_password verifier, of the same password. Weak: only for listeners with mysql_native_password."""
     disabled: bool = False
     """May not log in; sessions that are open end on reload."""
     expires: Expiry | None = None

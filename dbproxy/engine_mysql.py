@@ -105,6 +105,7 @@ class _World:
             key=self._key,
             tls=listener.tls.mode.value,
             allow_local_files=target.allow_local_infile,
+            allow_native=listener.mysql_native_password,
         )
 
         def relay_factory(authorization: Authorization, claim: Claim, session: ServerSession) -> Relay:

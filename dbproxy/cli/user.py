@@ -23,6 +23,7 @@ from config.settings import Settings
 from config.users import Person, Users
 from dbproxy.cli.options import JsonOption, SettingsOption, settings_path, write_json
 from dbproxy.errors import DbproxyError
+from protocol.native import build_native_verifier
 from protocol.scram import build_verifier
 from protocol.sha2 import MAX_PASSWORD_BYTES, build_sha2_verifier
 from protocol.sha2 import SALT_BYTES as SHA2_SALT_BYTES
@@ -38,6 +39,13 @@ FileOption = Annotated[
 ]
 StdinOption = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from the first line of standard input.")
+]
+NativeOption = Annotated[
+    bool,
+    typer.Option(
+        "--mysql-native-password",
+        help="Store an unsalted SHA-1 verifier too, for MySQL clients that know nothing better; weak, see the README.",
+    ),
 ]
 
 
@@ -81,6 +89,7 @@ def add(
     expires: Annotated[str | None, typer.Option(help="A date or time, such as 2030-01-31.", show_default=False)] = None,
     password_stdin: StdinOption = False,
     no_password: Annotated[bool, typer.Option("--no-password", help="Set one later; until then no log-in.")] = False,
+    native: NativeOption = False,
     file: FileOption = None,
     settings: SettingsOption = None,
     json: JsonOption = False,
@@ -101,7 +110,7 @@ def add(
         entry["accounts"] = _accounts(account)
     person = _person(entry)  # before the password is asked for
     if not no_password:
-        person = person.model_copy(update=_new_verifiers(name, password_stdin))
+        person = person.model_copy(update=_new_verifiers(name, password_stdin, native))
 
     def change(users: Users) -> Users:
         if users.person(name) is not None:
@@ -134,14 +143,15 @@ def remove(
 def passwd(
     name: NameArgument,
     password_stdin: StdinOption = False,
+    native: NativeOption = False,
     file: FileOption = None,
     settings: SettingsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Set a person's password."""
+    """Set a person's password. Nothing made of the old one is kept."""
     path = _users_path(file, settings)
     _find(load_users(path), name, path)
-    person = _update(path, name, _new_verifiers(name, password_stdin))
+    person = _update(path, name, _new_verifiers(name, password_stdin, native))
     _say(json, person, f"changed the password of {name} in {path}")
 
 
@@ -217,7 +227,7 @@ def _accounts(texts: list[str]) -> dict[str, list[str]]:
     return accounts
 
 
-def _new_verifiers(name: str, from_stdin: bool) -> dict[str, object]:
+def _new_verifiers(name: str, from_stdin: bool, has_native: bool) -> dict[str, object]:
     """Ask for a password; what is kept of it, for each protocol."""
     if from_stdin:
         password = sys.stdin.buffer.readline().rstrip(b"\r\n")
@@ -235,6 +245,7 @@ def _new_verifiers(name: str, from_stdin: bool) -> dict[str, object]:
     return {
         "verifier": build_verifier(password, secrets.token_bytes(SALT_BYTES)).encode(),
         "sha2_verifier": sha2.encode() if sha2 is not None else None,
+        "native_verifier": build_native_verifier(password).encode() if has_native else None,
     }
 
 
@@ -260,7 +271,7 @@ def _status(person: Person, now: dt.datetime) -> str:
 
 
 def _fields(person: Person) -> dict[str, object]:
-    shown = person.model_dump(mode="json", exclude={"verifier", "sha2_verifier"})
+    shown = person.model_dump(mode="json", exclude={"verifier", "sha2_verifier", "native_verifier"})
     return {**shown, "has_password": person.verifier is not None}
 
 

@@ -19,6 +19,7 @@ from dbproxy.identity.fast_keys import MemoryFastKeys
 from dbproxy.identity.names import canonical, fits_server, is_same_login, split_login
 from protocol.contract import Refusal, Why
 from protocol.login import LoginRefused, Startup, TLSInfo, UseExchange, UsePassword
+from protocol.native import NATIVE, NativeExchange, NativeVerifier, mock_native_verifier, parse_native_verifier
 from protocol.scram import MIN_ITERATIONS, SCRAM, ServerExchange, Verifier, mock_verifier, parse_verifier
 from protocol.sha2 import CACHING_SHA2, Sha2Exchange, Sha2Verifier, mock_sha2_verifier, parse_sha2_verifier
 
@@ -37,6 +38,7 @@ class People:
         self._people: dict[str, Person] = {}
         self._verifiers: dict[str, Verifier] = {}
         self._sha2_verifiers: dict[str, Sha2Verifier] = {}
+        self._native_verifiers: dict[str, NativeVerifier] = {}
         for person in users.people:
             key = canonical(person.name)
             if key in self._people:
@@ -47,6 +49,8 @@ class People:
                 self._verifiers[key] = parse_verifier(person.verifier)
             if person.sha2_verifier is not None:
                 self._sha2_verifiers[key] = parse_sha2_verifier(person.sha2_verifier)
+            if person.native_verifier is not None:
+                self._native_verifiers[key] = parse_native_verifier(person.native_verifier)
         counts = Counter(verifier.iterations for verifier in self._verifiers.values())
         self.usual_iterations = counts.most_common(1)[0][0] if counts else MIN_ITERATIONS
         """What a made-up verifier shows, so that it looks like most real ones."""
@@ -60,6 +64,9 @@ class People:
 
     def find_sha2_verifier(self, key: str) -> Sha2Verifier | None:
         return self._sha2_verifiers.get(key)
+
+    def find_native_verifier(self, key: str) -> NativeVerifier | None:
+        return self._native_verifiers.get(key)
 
 
 class Identity:
@@ -124,7 +131,7 @@ class Attempt:
         self._identity = identity
         self._target = target
         self._address = address
-        self._exchange: ServerExchange | Sha2Exchange | None = None
+        self._exchange: ServerExchange | Sha2Exchange | NativeExchange | None = None
         self._name = ""
         self._account: str | None = None
         self._is_identified = False
@@ -154,6 +161,12 @@ class Attempt:
             unknown = mock_sha2_verifier(self._identity.mock_secret, self._name)
             self._exchange = Sha2Exchange(sha2 or unknown, self._identity.fast_keys, is_doomed=not is_known)
             return UseExchange(self._exchange)
+        if mechanism == NATIVE:
+            native = people.find_native_verifier(self._name)
+            is_known = person is not None and native is not None and not self._identity.objection_to(person)
+            nobodys = mock_native_verifier(self._identity.mock_secret, self._name)
+            self._exchange = NativeExchange(native or nobodys, is_doomed=not is_known)
+            return UseExchange(self._exchange)
         verifier = people.find_verifier(self._name)
         is_welcome = person is not None and verifier is not None and not self._identity.objection_to(person)
         # Made for everybody, so that it takes no longer for people who do not exist.
@@ -180,9 +193,12 @@ class Attempt:
         if objection := self._identity.objection_to(person):
             raise _failed(objection)
         if self._exchange is None or not self._exchange.verified:
-            is_sha2 = isinstance(self._exchange, Sha2Exchange)
-            has_verifier = (person.sha2_verifier if is_sha2 else person.verifier) is not None
-            raise _failed("wrong password" if has_verifier else "the person has no verifier")
+            stored = person.verifier
+            if isinstance(self._exchange, Sha2Exchange):
+                stored = person.sha2_verifier
+            elif isinstance(self._exchange, NativeExchange):
+                stored = person.native_verifier
+            raise _failed("wrong password" if stored is not None else "the person has no verifier of this method")
         return self._authorize_account(startup, person)
 
     def _authorize_role(self, startup: Startup, person: Person | None, password: bytes | None) -> Authorization:

@@ -43,6 +43,7 @@ from protocol.mysql.greeting import (
     parse_response,
 )
 from protocol.mysql.wire import Capability, packet
+from protocol.native import NATIVE, PROOF_BYTES
 from protocol.sha2 import FAST_OK, FULL
 
 _MORE = b"\x01"
@@ -76,7 +77,8 @@ class LoginOptions:
     """What a listener allows. random_bytes: a source of secrets. next_id: a connection id that no other client was given.
 
     tls: "require" refuses a session without TLS before it asks for a proof; "disable" does not offer it.
-    key: None refuses full proofs without TLS. allow_local_files: LOAD DATA LOCAL may be used.
+    key: None refuses full proofs without TLS. allow_native: clients that name mysql_native_password are taken at their word.
+    allow_local_files: LOAD DATA LOCAL may be used.
     """
 
     random_bytes: Callable[[int], bytes] = field(repr=False)
@@ -84,6 +86,7 @@ class LoginOptions:
     key: PrivateKey | None = field(default=None, repr=False)
     tls: Literal["require", "allow", "disable"] = "require"
     allow_local_files: bool = False
+    allow_native: bool = False
     max_auth_bytes: int = 65_535
 
 
@@ -154,7 +157,7 @@ def greet(options: LoginOptions, profile: Profile, talk: Conversation) -> Genera
     response = parse_response(payload)
     if response.capabilities & COMPRESSED:
         raise UnsupportedFeature(Side.CLIENT, "the client compresses although that was not offered")
-    if not response.capabilities & Capability.PLUGIN_AUTH:
+    if not response.capabilities & Capability.PLUGIN_AUTH and not options.allow_native:
         raise NumberedRefused(
             NOT_SUPPORTED_AUTH, "Client does not support the authentication that this server asks for"
         )
@@ -182,8 +185,14 @@ def authenticate(options: LoginOptions, claim: Claim, talk: Conversation) -> Gen
 
     Every failure, of whatever kind, goes through one Authenticate step, so that identity counts it and all look alike.
     """
-    way: UseExchange | UsePassword = yield Identify(claim.startup, claim.tls, CACHING_SHA2)
+    # Decided by what the client says, never by who it says it is: that would tell strangers who has a weak verifier.
+    response = claim.response
+    has_plugins = bool(response.capabilities & Capability.PLUGIN_AUTH)
+    is_native = options.allow_native and (response.plugin == NATIVE or not has_plugins)
+    way: UseExchange | UsePassword = yield Identify(claim.startup, claim.tls, NATIVE if is_native else CACHING_SHA2)
     proof = claim.response.proof
+    if is_native and isinstance(way, UseExchange):
+        return (yield from _prove_native(claim, talk, way.exchange))
     if claim.response.plugin != CACHING_SHA2:
         yield from talk.send(build_switch(CACHING_SHA2, claim.nonce))
         proof = yield from talk.read()
@@ -194,6 +203,23 @@ def authenticate(options: LoginOptions, claim: Claim, talk: Conversation) -> Gen
     failure = yield from _run_exchange(options, claim, talk, way.exchange, proof)
     authorization = yield Authenticate(claim.startup)
     if failure:  # identity has refused by now; it must never come to this
+        raise LoginRefused(Refusal(Why.LOGIN, ""), failure)
+    return authorization
+
+
+def _prove_native(claim: Claim, talk: Conversation, exchange: Exchange) -> Generator[Any, Any, Authorization]:
+    proof = claim.response.proof
+    failure = ""
+    if len(proof) != PROOF_BYTES and claim.response.capabilities & Capability.PLUGIN_AUTH:
+        # It made none, for the greeting named another method.
+        yield from talk.send(build_switch(NATIVE, claim.nonce))
+        proof = yield from talk.read()
+    try:
+        exchange.first(NATIVE, claim.nonce + proof)
+    except AuthenticationFailed as failed:
+        failure = str(failed)
+    authorization: Authorization = yield Authenticate(claim.startup)
+    if failure:  # as in authenticate
         raise LoginRefused(Refusal(Why.LOGIN, ""), failure)
     return authorization
 

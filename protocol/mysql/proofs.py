@@ -11,7 +11,6 @@ from protocol.sha2 import fast_proof
 
 CACHING_SHA2 = "caching_sha2_password"
 SHA256 = "sha256_password"
-NATIVE = "mysql_native_password"
 ED25519 = "client_ed25519"
 PARSEC = "parsec"
 

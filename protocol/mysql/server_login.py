@@ -27,8 +27,9 @@ from protocol.mysql.greeting import (
     parse_greeting,
     parse_switch,
 )
-from protocol.mysql.proofs import CACHING_SHA2, ED25519, NATIVE, SHA256, caching_sha2_proof, ed25519_proof, native_proof
+from protocol.mysql.proofs import CACHING_SHA2, ED25519, SHA256, caching_sha2_proof, ed25519_proof, native_proof
 from protocol.mysql.wire import ERR, Capability
+from protocol.native import NATIVE
 from protocol.sha2 import FAST_OK, FULL
 
 DOWNGRADE = "server_auth_downgrade"

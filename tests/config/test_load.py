@@ -100,6 +100,7 @@ def test_listeners_require_tls_unless_told_otherwise(tmp_path: Path) -> None:
         ("users: {auth: local, file: users.yaml}", "users: {auth: local}", "14:8: users.file: auth local needs a users file; `dbproxy init` writes one"),
         ("users: {auth: local, file: users.yaml}", "users: {file: nobody.yaml}", "14:15: users.file: nobody.yaml: cannot be read: No such file or directory"),
         ("users: {auth: local, file: users.yaml}", "users: {auth: upstream}", "6:17: listeners[0].tls.mode: users.auth upstream needs mode require: passwords pass through the proxy in clear inside TLS"),
+        ("target: shop\n", "target: shop\n    mysql_native_password: true\n", "6:28: listeners[0].mysql_native_password: only for listeners with protocol mysql or mariadb"),
         ("targets:", "targets: []\nx:", "7:10: targets: must have at least 1 entry|8:1: x: unknown key"),
     ],
 )  # fmt: skip

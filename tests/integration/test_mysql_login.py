@@ -190,6 +190,43 @@ def test_people_log_in_with_their_own_account_of_the_server(mysql_server: MySQLS
         assert caught.value.args == (1045, "Access denied for user 'app' (using password: YES)")
 
 
+def test_a_client_that_knows_only_the_native_method_gets_in_where_it_is_allowed(
+    mysql_server: MySQLServer, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mysql_server.execute("create database if not exists test")
+
+    def allow(settings: dict[str, Any]) -> None:
+        settings["listeners"][0]["mysql_native_password"] = True
+
+    with running_mysql_proxy(tmp_path / "proxy", mysql_server, workers=1, change=allow) as proxy:
+        with proxy.connect("bob") as connection:  # names the method of the greeting
+            connection.ping()
+        monkeypatch.setattr(pymysql.connections.Connection, "_auth_plugin_name", NativeName(), raising=False)
+        with proxy.connect() as connection, connection.cursor() as cursor:
+            cursor.execute("select current_user()")
+            assert cursor.fetchone()[0].startswith("app@")
+        said = []
+        for user, password in (("alice", "wrong"), ("bob", "bob-pw"), ("nobody", "wrong")):  # bob has no such verifier
+            with pytest.raises(pymysql.err.OperationalError) as caught:
+                pymysql.connect(
+                    **{**proxy.address(), "user": user, "password": password}, ssl={"ca": str(proxy.proxy.ca)}
+                )
+            said.append((caught.value.args[0], caught.value.args[1].replace(user, "?")))
+        assert said == [(1045, "Access denied for user '?' (using password: YES)")] * 3
+        found = {each["person"]: each["mechanism"] for each in proxy.proxy.records("login.success")}
+        assert found == {"alice": "mysql_native_password", "bob": "caching_sha2_password"}
+
+
+class NativeName:
+    """Stands for PyMySQL's note of the greeting's method: an old client, which knows one only."""
+
+    def __get__(self, instance: object, owner: object) -> str:
+        return "mysql_native_password"
+
+    def __set__(self, instance: object, value: object) -> None:
+        """Whatever the greeting says."""
+
+
 def test_mariadbs_ed25519_accounts_work(mariadb: MySQLServer, tmp_path: Any) -> None:
     try:
         mariadb.execute("install soname 'auth_ed25519'")

@@ -8,6 +8,7 @@ those that hold the secrets, its metrics, the command lines of its processes.
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,8 @@ PASSWORD_FILES = {".password", ".secret"}
 HOLDS_SECRETS = {*PASSWORD_FILES, ".yaml"}
 _KEY = re.compile(rb"\A-----BEGIN [A-Z ]*PRIVATE KEY-----\s+(\S+)")
 _VERIFIER = re.compile(r"SCRAM-SHA-256\$\d+:[^$\s]+\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)")
+_MYSQL_VERIFIER = re.compile(r"\$A\$0[0-9A-F]{2}\$([\x21-\x7e]{20})([\x21-\x7e]{43})|\*([0-9A-F]{40})\b")
+"""caching_sha2_password's salt and digest; mysql_native_password's digest, which is as good as the password to who sees a login."""
 _SHORTEST = 5  # what is shorter is found in anything
 
 looked: dict[str, int] = {"proxies": 0, "places": 0, "searches": 0, "leaks": 0}
@@ -37,11 +40,19 @@ def secrets_in(folder: Path) -> dict[str, bytes]:
         if path.suffix in PASSWORD_FILES:
             found[path.name] = path.read_bytes().strip()
         elif path.suffix == ".yaml":
-            for number, parts in enumerate(_VERIFIER.findall(path.read_text(errors="replace"))):
-                found |= {f"{path.name} verifier {number}.{part}": key.encode() for part, key in enumerate(parts)}
+            text = path.read_text(errors="replace")
+            for kind, pattern in (("verifier", _VERIFIER), ("MySQL verifier", _MYSQL_VERIFIER)):
+                for number, parts in enumerate(pattern.findall(text)):
+                    found |= {f"{path.name} {kind} {number}.{part}": key.encode() for part, key in enumerate(parts)}
         elif key := _KEY.search(path.read_bytes()):
             found[path.name] = key[1]
     return found
+
+
+def mysql_keys(password: bytes) -> Iterator[tuple[str, bytes]]:
+    """What MySQL's methods work with in memory, each as good as the password: by a name that may be shown."""
+    yield "caching_sha2_password key", hashlib.sha256(hashlib.sha256(password).digest()).digest()
+    yield "mysql_native_password key", hashlib.sha1(password, usedforsecurity=False).digest()
 
 
 def outputs_of(folder: Path) -> Iterator[tuple[str, bytes]]:

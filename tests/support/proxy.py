@@ -43,6 +43,7 @@ SHA2_VERIFIERS = {
     "bob": "$A$005$/qrMwG4OXNaKlHVLBbJYq03zt7UbctadqV87C04KaSo0A6vKM.LGzKHNk0SI.z7",
     "carol": "$A$005$AaN5AbMSSNbA8/9lUllG5mmio.4q6E.9CvRjz9i..6HY8tgBeUW3MOTzpgRSK7A",
 }
+NATIVE_PEOPLE = {"alice"}
 # What a target must be willing to do for each account of support.servers.
 ACCOUNT_AUTH = {"md5_user": ["md5"], "clear_user": ["password"], "trust_user": ["trust"], "cert_user": ["cert"]}
 _ROOT = Path(os.environ.get("DBPROXY_TREE") or Path(__file__).resolve().parents[2])
@@ -365,6 +366,11 @@ def _said(proxy: Proxy) -> list[tuple[str, bytes]]:
 def _secrets(folder: Path, server: PostgresServer) -> dict[str, bytes]:
     """Everything that this proxy knows or is told and must keep to itself, by a name that may be shown."""
     people = {f"{name}'s password": password.encode() for name, password in PEOPLE_PASSWORDS.items()}
+    people |= {
+        f"{name}'s {what}": key
+        for name, password in PEOPLE_PASSWORDS.items()
+        for what, key in canaries.mysql_keys(password.encode())
+    }
     accounts = {f"{name}'s password": password.encode() for name, password in PASSWORDS.items()}
     own = {"superuser's password": server.password.encode()}
     if server.client is not None:
@@ -397,6 +403,11 @@ def scram_verifier(password: str, iterations: int = 4096) -> str:
     return f"SCRAM-SHA-256${iterations}:{text[0]}${text[1]}:{text[2]}"
 
 
+def native_verifier(password: str) -> str:
+    """MySQL's form of a mysql_native_password verifier, made without the code under test."""
+    return "*" + hashlib.sha1(hashlib.sha1(password.encode()).digest()).hexdigest().upper()
+
+
 def _users(accounts: Sequence[str]) -> dict[str, Any]:
     people = [
         {
@@ -404,6 +415,7 @@ def _users(accounts: Sequence[str]) -> dict[str, Any]:
             "groups": PEOPLE_GROUPS[name],
             "verifier": scram_verifier(password),
             "sha2_verifier": SHA2_VERIFIERS[name],
+            **({"native_verifier": native_verifier(password)} if name in NATIVE_PEOPLE else {}),
             "accounts": {"shop": list(accounts)},
             "default_account": accounts[0],
         }

@@ -76,6 +76,24 @@ def test_passwd_changes_only_the_verifier(dbproxy: CommandLine, settings: Path) 
     assert [(person.name, person.groups) for person in people] == [("alice", ("dba",)), ("bob", ())]
 
 
+def test_the_weak_verifier_is_stored_only_where_it_is_asked_for(dbproxy: CommandLine, settings: Path) -> None:
+    def stored() -> str | None:
+        person = load_users(settings.parent / "users.yaml").person("alice")
+        assert person is not None
+        return person.native_verifier
+
+    dbproxy("user", "add", "alice", "--password-stdin", "-s", settings, stdin=b"password\n")
+    assert stored() is None
+    done = dbproxy(
+        "user", "passwd", "alice", "--password-stdin", "--mysql-native-password", "-s", settings, stdin=b"password\n"
+    )
+    assert done.code == 0
+    assert stored() == "*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19"
+    assert "2470C0" not in dbproxy("user", "list", "-s", settings, "--json").out
+    dbproxy("user", "passwd", "alice", "--password-stdin", "-s", settings, stdin=b"other\n")
+    assert stored() is None  # or the old password would still do
+
+
 def test_people_are_disabled_enabled_and_removed(dbproxy: CommandLine, settings: Path) -> None:
     for name in ("alice", "bob"):
         dbproxy("user", "add", name, "--password-stdin", "-s", settings, stdin=b"x\n")

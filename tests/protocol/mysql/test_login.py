@@ -26,7 +26,9 @@ from protocol.login import (
 )
 from protocol.mysql.client_login import LoginOptions, Profile
 from protocol.mysql.login import login
+from protocol.mysql.proofs import native_proof
 from protocol.mysql.server_login import DOWNGRADE, UNVERIFIED, ProfileChanged, read_profile
+from protocol.native import NativeExchange, build_native_verifier
 from protocol.sha2 import Sha2Exchange, build_sha2_verifier, fast_proof
 
 CONNECT_WITH_DB, SSL, SECURE, PLUGIN_AUTH, ATTRS, LENENC = 8, 1 << 11, 1 << 15, 1 << 19, 1 << 20, 1 << 21
@@ -100,6 +102,8 @@ class Script:
         server_greeting: bytes = b"",
         is_personal: bool = False,
         keys: Keys | None = None,
+        native: bool = False,
+        knows_native_only: bool = False,
         **more: Any,
     ) -> None:
         self.keys = keys or Keys()
@@ -111,9 +115,12 @@ class Script:
         self.client_packets: list[bytes] = []
         self.relays: list[Any] = []
         self.profiles: list[Profile] = []
-        self.proof_sequence = 0
+        self.is_eager = True  # makes a proof from the greeting's nonce
         self.nonce = b""
-        exchange = Sha2Exchange(build_sha2_verifier(PASSWORD, b"r" * 20), self.keys, is_doomed=False)
+        self.proof = native_proof if knows_native_only else fast_proof
+        exchange: Any = Sha2Exchange(build_sha2_verifier(PASSWORD, b"r" * 20), self.keys, is_doomed=False)
+        if knows_native_only and native:
+            exchange = NativeExchange(build_native_verifier(PASSWORD), is_doomed=False)
         self.exchange = exchange
         access = ServerAccess("app", "shop", target_tls, allowed, 1, password=SECRET, is_personal=is_personal)
 
@@ -133,7 +140,9 @@ class Script:
             },
             reply=self._reply,
         )
-        self.options = LoginOptions(random_bytes=bytes, next_id=lambda: 0x80000005, tls=listener_tls)
+        self.options = LoginOptions(
+            random_bytes=bytes, next_id=lambda: 0x80000005, tls=listener_tls, allow_native=native
+        )
 
     def run(self, profile: Profile | None = PROFILE) -> Any:
         steps = login(
@@ -166,14 +175,15 @@ class Script:
             at = payload.index(b"\0") + 5
             self.nonce = payload[at : at + 8] + payload[at + 27 : at + 39]
             self.offered = int.from_bytes(payload[at + 9 : at + 11] + payload[at + 14 : at + 16], "little")
-            whole = response(fast_proof(self.password, self.nonce), caps=self.caps, **self.more)
+            proof = self.proof(self.password, self.nonce) if self.is_eager else b""
+            whole = response(proof, caps=self.caps, **self.more)
             if self.has_tls:
                 return my.frame(whole[:32], 1) + my.frame(whole, 2)
             return my.frame(whole, 1)
         if payload == b"\1\4":
             return my.frame(self.password + b"\0", sequence + 1)
         if payload[:1] == b"\xfe":
-            return my.frame(fast_proof(self.password, self.nonce), sequence + 1)
+            return my.frame(self.proof(self.password, self.nonce), sequence + 1)
         return b""
 
     @property
@@ -249,6 +259,47 @@ def test_a_client_without_plugins_is_refused() -> None:
     with pytest.raises(LoginRefused):
         script.run()
     assert script.told().startswith(b"\xff\xe3\x04")
+
+
+NATIVE = {"native": True, "knows_native_only": True}
+
+
+@pytest.mark.parametrize("is_eager", [True, False])
+def test_where_it_is_allowed_a_client_that_names_the_native_method_proves_by_it(is_eager: bool) -> None:
+    script = Script(**NATIVE, plugin="mysql_native_password", database="shop")
+    script.is_eager = is_eager
+    script.run()
+    switch = b"\xfemysql_native_password\0" + script.nonce + b"\0"
+    assert script.client_packets[1:] == ([] if is_eager else [switch]) + [my.ok()]
+    identify = next(step for step in script.driver.steps if isinstance(step, Identify))
+    assert identify.mechanism == "mysql_native_password"
+
+
+def test_where_it_is_allowed_a_client_older_than_plugins_gets_in() -> None:
+    script = Script(**NATIVE, caps=BASE & ~PLUGIN_AUTH)
+    script.run()
+    assert script.client_packets[1:] == [my.ok()]
+
+
+@pytest.mark.parametrize("is_eager", [True, False])
+@pytest.mark.parametrize("password", [b"wrong", b""])
+def test_a_wrong_native_proof_reads_like_any_other(password: bytes, is_eager: bool) -> None:
+    script = Script(**NATIVE, plugin="mysql_native_password", password=password)
+    script.is_eager = is_eager
+    with pytest.raises(LoginRefused):
+        script.run()
+    assert script.told() == b"\xff\x15\x04#28000Access denied for user 'alice' (using password: YES)"
+    assert "Authenticate" in script.driver.names()
+    assert "OpenServer" not in script.driver.names()
+
+
+@pytest.mark.parametrize("plugin", ["caching_sha2_password", "mysql_clear_password", "mysql_old_password", "dialog"])
+def test_where_it_is_allowed_nobody_is_led_to_it(plugin: str) -> None:
+    script = Script(native=True, plugin=plugin)
+    script.run()
+    assert not any(b"mysql_native_password" in packet for packet in script.client_packets)
+    identify = next(step for step in script.driver.steps if isinstance(step, Identify))
+    assert identify.mechanism == "caching_sha2_password"
 
 
 def test_without_tls_the_password_is_not_asked_for_in_clear() -> None:
