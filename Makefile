@@ -58,6 +58,9 @@ bench-quick: compiled ## the same, a first impression in about 5 minutes
 	@PYTHONPATH=tests $(PY) -m support.requirements --bench
 	@PYTHONPATH=tests $(PY) -m bench.run --quick --json $(REPORTS)/bench-quick.json $(ARGS)
 
+bench-classifier: install ## what the classifier costs: cache hit, miss, start-up, memory, hostile statements; about 2 minutes
+	@PYTHONPATH=tests:. $(PY) -m bench.classifier_costs --json $(REPORTS)/bench-classifier.json $(ARGS)
+
 profile: install ## where dbproxy spends the CPU time of one query
 	@PYTHONPATH=tests $(PY) -m bench.profile $(ARGS)
 
