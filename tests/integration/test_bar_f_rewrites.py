@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support import pg_bytes as pg
-from support.evasions_postgres import CANARY, POLICY, RULES, SETUP, STATE, Evasion, evasions
+from support.evasions_postgres import CANARY, CODE_RULE, POLICY, RULES, SETUP, STATE, Evasion, evasions
 from support.figures import record, scaled
 from support.proxy import Proxy, running_proxy
 from support.raw_client import Left, Message, RawClient, errors, logged_in, rows
@@ -25,10 +25,14 @@ CANARIES = (CANARY.encode(), CANARY.encode().hex().encode())
 
 @dataclass(frozen=True)
 class Arena:
-    """A server of its own, whose account `app` may do everything, and the proxy in front of it."""
+    """A server of its own, whose account `app` may do everything, and the proxies in front of it.
+
+    no_code: with the rule against stored code besides.
+    """
 
     server: PostgresServer
     proxy: Proxy
+    no_code: Proxy
     folder: Path
 
     @property
@@ -65,8 +69,13 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
     (folder / "canary").chmod(0o644)
     with newest_postgres(print) as server:
         server.execute("alter role app superuser", f"create database {DATABASE} owner app")
-        with running_proxy(tmp_path_factory.mktemp("proxy"), server, policy=POLICY, database=DATABASE) as proxy:
-            yield Arena(server, proxy, folder)
+        with (
+            running_proxy(tmp_path_factory.mktemp("proxy"), server, policy=POLICY, database=DATABASE) as proxy,
+            running_proxy(
+                tmp_path_factory.mktemp("code"), server, policy=POLICY + CODE_RULE, database=DATABASE
+            ) as no_code,
+        ):
+            yield Arena(server, proxy, no_code, folder)
 
 
 def send(client: RawClient, evasion: Evasion) -> list[Message]:
@@ -112,7 +121,8 @@ def gets_through(arena: Arena, evasion: Evasion, before: str) -> str:
     """What it did although it went through the proxy; "" if nothing."""
     answers: list[Message] = []
     same = before
-    with logged_in(arena.proxy.address()) as client, contextlib.suppress(Left):
+    proxy = arena.no_code if evasion.is_trigger else arena.proxy
+    with logged_in(proxy.address()) as client, contextlib.suppress(Left):
         answers = send(client, evasion)
         client.query("commit")
         same = repr(client.rows("select current_user"))
