@@ -208,6 +208,7 @@ class Supervisor:
         for place in self._places:
             for each in place.sockets.values():
                 each.close()  # nobody waits in vain: the workers close theirs now too
+        await self._spawn(self._control, "crash")  # if it is away, at once: workers that end have something to tell it
         self._say_control(ipc.Drain(reason, is_gentle=False))
         workers = [child for child in self._children.running if child.orders.role == WORKER]
         for child in workers:
@@ -215,10 +216,8 @@ class Supervisor:
             child.say(ipc.Drain(reason, is_gentle=False))
         self._tell_team()
         is_orderly = await self._have_ended(workers, self._settings.timeouts.drain_s + _DRAIN_MARGIN_S)
+        await self._spawn(self._control, "crash")
         control = self._control.current
-        if control is None:
-            await self._spawn(self._control, "crash")
-            control = self._control.current
         if control is not None:
             await asyncio.wait([asyncio.ensure_future(control.started.wait())], timeout=_FINISH_S)
             control.say(ipc.Finish(reason))
@@ -313,7 +312,7 @@ class Supervisor:
         return child
 
     async def _spawn(self, place: Place, trigger: str, *, is_first: bool = False) -> None:
-        """Start this place's process. Where that is not possible, place.current stays None."""
+        """Start this place's process if there is none. Where that is not possible, place.current stays None."""
         if place.current is not None or place.is_starting:
             return
         place.is_starting = True

@@ -60,6 +60,8 @@ _RECORDS_TO_TELL = 500
 _WELCOME_S = 30.0
 _WELCOME_AGAIN_S = 1.0
 """A worker of a running proxy does not wait longer for control: it may be the one that is away."""
+_LAST_WORD_S = 15.0
+"""A worker that ends waits so long for a control process that is being started again; less than the supervisor waits beyond a drain."""
 _SESSIONS_IN_ONE = 200
 
 
@@ -207,6 +209,8 @@ class Worker:
         self._tell_figures(0)
         self._chain.last_beat()
         await self._chain.close(self._stop_reason)
+        if not await self._link.wait_up(_LAST_WORD_S):
+            _log.error("the end of this worker's records is not signed: control is away")
         self._tell_heads()  # the end of the chain, for the last checkpoint
         await self._link.stop()
         await self._close_channel()

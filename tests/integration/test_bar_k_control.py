@@ -39,7 +39,7 @@ def one_proxy(
     def change(settings: dict[str, Any]) -> None:
         failures = {"per_user": FAILURES, "per_address": 10_000, "window_s": 3600}
         settings["limits"] = {"max_sessions_per_user": SESSIONS, "login_failures": failures}
-        settings["timeouts"] = {"login_s": 4}  # longer than a worker waits for control to count a connection
+        settings["timeouts"] = {"login_s": 30}
 
     with whole_proxy(tmp_path_factory.mktemp("control"), postgres, database, change=change) as proxy:
         yield proxy
@@ -51,6 +51,19 @@ def proxy(one_proxy: Proxy) -> Proxy:
     wait_until(lambda: is_ready(one_proxy), 20)
     wait_until(lambda: not one_proxy.metric("dbproxy_connections_open"), what="the end of the last test's sessions")
     return one_proxy
+
+
+@pytest.fixture(scope="module")
+def hasty_proxy(
+    postgres: PostgresServer, database: Database, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Proxy]:
+    """One that refuses logins after a bit more than the time that a worker waits for control to count a connection."""
+
+    def change(settings: dict[str, Any]) -> None:
+        settings["timeouts"] = {"login_s": 4}
+
+    with whole_proxy(tmp_path_factory.mktemp("hasty"), postgres, database, change=change) as proxy:
+        yield proxy
 
 
 def kill_control(proxy: Proxy) -> int:
@@ -100,35 +113,41 @@ def _failures(connections: list[psycopg.Connection[Any]]) -> int:
     return failed
 
 
-def test_without_control_logins_are_refused_when_their_time_is_over(proxy: Proxy) -> None:
-    with proxy.connect() as connection:
-        proxy.process.send_signal(signal.SIGSTOP)  # nobody starts it again
+def test_without_control_logins_are_refused_when_their_time_is_over(hasty_proxy: Proxy) -> None:
+    with hasty_proxy.connect() as connection:
+        hasty_proxy.process.send_signal(signal.SIGSTOP)  # nobody starts it again
         try:
-            kill_control(proxy)
+            kill_control(hasty_proxy)
             began = time.monotonic()
-            with pytest.raises(psycopg.OperationalError, match="cannot take logins at the moment"), proxy.connect():
+            with (
+                pytest.raises(psycopg.OperationalError, match="cannot take logins at the moment"),
+                hasty_proxy.connect(),
+            ):
                 pass
             assert 0.5 < time.monotonic() - began < 6
             assert connection.execute("select 1").fetchone() == (1,)
         finally:
-            proxy.process.send_signal(signal.SIGCONT)
-        wait_until(lambda: is_ready(proxy), 20)
-        with proxy.connect() as other:
+            hasty_proxy.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: is_ready(hasty_proxy), 20)
+        with hasty_proxy.connect() as other:
             assert other.execute("select 1").fetchone() == (1,)
 
 
-def test_logins_that_meet_a_frozen_control_are_told_so_and_sessions_go_on(proxy: Proxy) -> None:
-    (control,) = proxy.processes("control")
-    with proxy.connect() as connection:
+def test_logins_that_meet_a_frozen_control_are_told_so_and_sessions_go_on(hasty_proxy: Proxy) -> None:
+    (control,) = hasty_proxy.processes("control")
+    with hasty_proxy.connect() as connection:
         os.kill(control, signal.SIGSTOP)
         try:
-            with pytest.raises(psycopg.OperationalError, match="cannot take logins at the moment"), proxy.connect():
+            with (
+                pytest.raises(psycopg.OperationalError, match="cannot take logins at the moment"),
+                hasty_proxy.connect(),
+            ):
                 pass
             assert connection.execute("select 1").fetchone() == (1,)
         finally:
             os.kill(control, signal.SIGCONT)
-        wait_until(lambda: is_ready(proxy), 20)
-        with proxy.connect() as other:
+        wait_until(lambda: is_ready(hasty_proxy), 20)
+        with hasty_proxy.connect() as other:
             assert other.execute("select 1").fetchone() == (1,)
 
 

@@ -82,6 +82,14 @@ def _is_refused(proxy: Proxy) -> bool:
     return True
 
 
+def test_proxy_that_ends_while_control_is_away_is_signed_to_its_end(make_proxy: Callable[..., Proxy]) -> None:
+    """K3: workers wait for the next control process, and tell it where their chains end."""
+    proxy = make_proxy()
+    os.kill(proxy.processes("control")[0], signal.SIGKILL)
+    assert proxy.stop() == 0
+    assert_whole(proxy)
+
+
 def quick(settings: dict[str, Any]) -> None:
     settings["timeouts"] = {"drain_s": 2}
 
