@@ -13,7 +13,7 @@ define quietly
 else cat $(REPORTS)/$(1).log; echo "FAILED  $(1): $(2)"; exit 1; fi
 endef
 
-.PHONY: help install check unit test test-compiled compiled coverage demo bench bar bench-quick profile format clean
+.PHONY: help install check unit test-unit test test-compiled compiled coverage demo bench bar bench-quick profile format clean
 
 help: ## this list
 	@echo "dbproxy - make targets:"
@@ -34,8 +34,10 @@ check: install ## static gates: format, lint, types, layers
 	$(call quietly,types,$(PY) -m mypy)
 	$(call quietly,layers,.venv/bin/lint-imports)
 
-unit: install ## tests that need no server, under 10 seconds
+unit: install ## tests that need no server, under 10 seconds; it says how long they took
 	@$(PYTEST) -m "not integration and not bench and not slow"
+
+test-unit: unit
 
 test: check ## every gate and every test, on real servers
 	@mkdir -p $(REPORTS)

@@ -7,8 +7,11 @@ named and missing fails the run, one that is not named is left out and the summa
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,17 +30,26 @@ from support.two_ways import TwoWays
 from dbproxy.embedded.errors import EmbeddedServerError
 
 KNOWN_ENGINES = ("postgres", "mariadb")
+UNIT = "not integration and not bench and not slow"
+"""What `make unit` asks for."""
 # Thousands of cases, or processes and sockets of their own: part of `make test`, not of `make unit`, which stays under 10 s.
 SLOW = {
     "classifiers/test_denial_of_service.py",
     "classifiers/test_fuzz_postgres.py",
     "classifiers/test_limits.py",
     "classifiers/test_properties_postgres.py",
+    "classifiers/test_recorded_tools.py",
+    "dbproxy/audit/test_compress.py",
+    "dbproxy/audit/test_compressor.py",
     "dbproxy/audit/test_ledger.py",
     "dbproxy/audit/test_slots.py",
     "dbproxy/audit/test_verify.py",
+    "dbproxy/audit/test_verify_proof.py",
+    "dbproxy/audit/test_verify_witness.py",
     "dbproxy/cli/test_classify.py",
+    "dbproxy/cli/test_settings_commands.py",
     "dbproxy/policy/test_decide_reference.py",
+    "dbproxy/store/test_contract.py",
     "dbproxy/store/test_sqlite.py",
     "dbproxy/test_classifier_pool.py",
     "dbproxy/test_control.py",
@@ -49,12 +61,14 @@ SLOW = {
     "protocol/postgres/test_fuzz.py",
     "protocol/postgres/test_fuzz_counts.py",
     "protocol/postgres/test_relay_model.py",
+    "test_docs.py",
 }
 # A machine that is busy with other things is no finding, so examples have no deadline of their own.
 hypothesis.settings.register_profile("unit", max_examples=40, deadline=None)
 hypothesis.settings.register_profile("all", max_examples=400, deadline=None)
 _USED = pytest.StashKey[list[str]]()
 _NUMBERS = itertools.count(1)
+_STARTED = time.perf_counter()
 
 
 def _engines() -> tuple[str, ...]:
@@ -67,8 +81,11 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"ENGINES names {', '.join(unknown)}; known: {', '.join(KNOWN_ENGINES)}")
     config.stash[_USED] = []
     _keep_bytecode(config)
-    is_unit = "not slow" in config.option.markexpr
-    hypothesis.settings.load_profile("unit" if is_unit else "all")
+    hypothesis.settings.load_profile("unit" if _is_unit(config) else "all")
+
+
+def _is_unit(config: pytest.Config) -> bool:
+    return bool(config.option.markexpr == UNIT)
 
 
 def _keep_bytecode(config: pytest.Config) -> None:
@@ -77,7 +94,23 @@ def _keep_bytecode(config: pytest.Config) -> None:
     Otherwise each of them would compile all of the proxy anew.
     """
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
-        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(config.rootpath / ".pytest_cache" / "bytecode"))
+        aside = os.environ.setdefault("PYTHONPYCACHEPREFIX", str(config.rootpath / ".pytest_cache" / "bytecode"))
+        sys.dont_write_bytecode, sys.pycache_prefix = False, aside
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The unit part does not even import what it leaves out."""
+    tests = config.rootpath / "tests"
+    if not _is_unit(config) or not collection_path.is_relative_to(tests):
+        return None
+    inside = collection_path.relative_to(tests)
+    return inside.as_posix() in SLOW or inside.parts[:1] in (("integration",), ("bench",), ("suites",)) or None
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and what they import stay until the end: the garbage collector need not look at them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -98,6 +131,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("database servers")
     for line in config.stash[_USED]:
         terminalreporter.line(line)
+    if _is_unit(config):
+        used = sum(os.times()[:4])
+        took_s = time.perf_counter() - _STARTED
+        terminalreporter.line(
+            f"unit part: {took_s:.1f} s, of the processors {used:.1f} s; at most 10 s on a quiet machine"
+        )
     if left_out:
         terminalreporter.line(f"left out by ENGINES={os.environ.get('ENGINES', '')}: {', '.join(left_out)}")
 

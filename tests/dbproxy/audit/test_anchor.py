@@ -130,7 +130,7 @@ class Web(BaseHTTPRequestHandler):
 def web() -> Iterator[tuple[str, type[Web]]]:
     handler = type("Handler", (Web,), {"answers": [], "taken": []})
     server = HTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/anchors?for=x", handler
     server.shutdown()
