@@ -20,6 +20,7 @@ import asyncio
 import logging
 import pwd
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import Enum, StrEnum
 from pathlib import Path
@@ -138,7 +139,8 @@ class Admin:
         """Let answers that are under way end. Safe to call twice."""
         await self._server.stop()
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # the next start replaces it
+                self._path.unlink()
             self._path = None
 
     def _application(self) -> ASGIApp:

@@ -51,6 +51,8 @@ _FINISH_S = 20.0
 _KILL_S = 5.0
 _STEADY_S = 60.0
 _MAX_DELAY_S = 30.0
+_REASON_MAX = 1000
+"""Characters of what a process that cannot start says, in the audit trail; the log has all of it."""
 
 
 def restart_delay_s(crashes: int) -> float:
@@ -448,7 +450,7 @@ class Supervisor:
                 pid=child.pid,
                 trigger=orders.trigger,
                 status=status,
-                reason=child.problem,
+                reason=child.problem[:_REASON_MAX],
                 restart_in_s=restart_in_s,
                 at_ns=child.started_at_ns if kind == "started" else self._clock.wall_ns(),
             )

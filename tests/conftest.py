@@ -53,6 +53,7 @@ SLOW = {
     "dbproxy/store/test_sqlite.py",
     "dbproxy/test_classifier_pool.py",
     "dbproxy/test_control.py",
+    "dbproxy/test_runs.py",
     "dbproxy/test_supervisor.py",
     "dbproxy/test_siblings.py",
     "dbproxy/test_turn.py",
