@@ -445,7 +445,7 @@ class Controller:
     def warnings(self) -> tuple[str, ...]:
         """See control.State."""
         found = ((self._runs.trouble, "the history of processes is not kept"), (self._admin_trouble, "no admin API"))
-        return tuple(text for trouble, text in found if trouble)
+        return (*(text for trouble, text in found if trouble), *self._catalogues.problems())
 
     def _own_figures(self) -> Snapshot:
         self._counters.is_audit_down = self._chain.ledger.is_down

@@ -374,8 +374,7 @@ class Worker:
             (self._judge is None, "no policy loaded"),
             (self._pool is None or not self._pool.is_ready, "no classifier process"),
         )
-        found = (*(text for is_bad, text in problems if is_bad), *self._catalogue.problems())
-        return take_snapshot(counters, self._judge, self._pool, found)
+        return take_snapshot(counters, self._judge, self._pool, tuple(text for is_bad, text in problems if is_bad))
 
     def _list_sessions(self, order: ipc.ListSessions) -> None:
         server = self._server

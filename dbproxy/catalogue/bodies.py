@@ -15,7 +15,7 @@ from classifiers.functions_postgres import find_meaning
 from classifiers.lexer_postgres import lex
 from classifiers.limits import check_text, check_tokens
 from classifiers.tokens import OP, QUOTED, WORD, Token, Unreadable, join_name
-from dbproxy.catalogue.model import Body
+from dbproxy.catalogue.model import ALL_WRITES, Body
 
 _OPAQUE = frozenset(
     ["CREATE", "ALTER", "DROP", "GRANT", "REVOKE", "COPY", "CALL", "DO", "PREPARE", "DEALLOCATE", "IMPORT", "REFRESH", "CLUSTER", "VACUUM",
@@ -26,6 +26,13 @@ _BEGINS = frozenset([";", "BEGIN", "THEN", "ELSE", "LOOP", ">>", "DECLARE"])
 _BEFORE_RELATION = frozenset(
     ["FROM", "JOIN", "INTO", "UPDATE", "TABLE", "ONLY", "USING", ",", "(", "TRUNCATE", "MERGE"]
 )
+_VERBS = {
+    "i": {"INSERT", "MERGE", "UPDATE"},
+    "u": {"UPDATE", "MERGE"},
+    "d": {"DELETE", "MERGE", "UPDATE"},
+    "t": {"TRUNCATE"},
+}
+"""Words that stand for an event; an UPDATE may move a row to another partition."""
 _WRITES = frozenset(["INTO", "UPDATE", "TRUNCATE", "MERGE"])
 
 
@@ -82,7 +89,9 @@ def read_plpgsql(source: str, known: Known) -> Body:
         at = end
     effects = [Effect(Kind.DML_READ, name, "read", ("*",)) for name in reads]
     effects += [Effect(Kind.DML_WRITE, name, "write") for name in writes]
-    return Body(tuple(effects), tuple(functions))
+    words = {token.text for token in tokens if token.kind == WORD}
+    events = "".join(event for event in ALL_WRITES if words & _VERBS[event])
+    return Body(tuple(effects), tuple(functions), events)
 
 
 def _chain(tokens: list[Token], at: int) -> tuple[tuple[str, ...], int]:

@@ -22,7 +22,7 @@ from dbproxy import ipc
 from dbproxy.catalogue.files import read_latest, write_snapshot
 from dbproxy.catalogue.login import monitor_login
 from dbproxy.catalogue.model import Snapshot, keep_former_names
-from dbproxy.catalogue.postgres import read_postgres
+from dbproxy.catalogue.postgres import DatabaseGoneError, read_postgres
 from dbproxy.classifier.pool import ClassifierPool, PoolSettings
 from dbproxy.clock import Clock
 from dbproxy.errors import DbproxyError
@@ -82,6 +82,15 @@ class Keeper:
         await self._tasks.cancel_all(timeout_s=5)
         await self._close_pool()
 
+    def problems(self) -> tuple[str, ...]:
+        """Which targets' catalogues could not be read the last time, or not in all parts."""
+        failed = {key[0] for key, each in self._watches.items() if each.message is not None and each.message.problem}
+        partial = {key[0] for key, each in self._watches.items() if each.snapshot is not None and each.snapshot.gaps}
+        return (
+            *(f"catalogue of target {name} cannot be read" for name in sorted(failed)),
+            *(f"catalogue of target {name} is not visible in all parts" for name in sorted(partial - failed)),
+        )
+
     def want(self, slot: int, wanted: ipc.CatalogueWanted) -> None:
         """A worker wants it read, or has a first session there."""
         watch = self._watches.get((wanted.target, wanted.database))
@@ -108,7 +117,11 @@ class Keeper:
             watch.wanted.clear()
             watch.gap_s = _GAP_S["miss"]
             began_ns = self._clock.monotonic_ns()
-            is_read = await self._read(watch)
+            try:
+                is_read = await self._read(watch)
+            except DatabaseGoneError:
+                del self._watches[watch.target.name, watch.database]
+                return
             took_s = (self._clock.monotonic_ns() - began_ns) / 1e9
             try:
                 await asyncio.wait_for(watch.wanted.wait(), refresh_s if is_read else min(_RETRY_S, refresh_s))
@@ -132,6 +145,9 @@ class Keeper:
                 file = await asyncio.to_thread(write_snapshot, self._settings.state.directory, name, found)
             else:
                 file = watch.message.file if watch.message is not None else ""
+        except DatabaseGoneError as gone:
+            self._failed(watch, str(gone))
+            raise
         except (DbproxyError, OSError) as error:
             return self._failed(watch, str(error))
         if watch.message is None or watch.message.problem:

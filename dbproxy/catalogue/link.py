@@ -32,11 +32,13 @@ class CatalogueLink:
         self._on_change = on_change
         self._tasks = Tasks()
         self._taking = asyncio.Lock()
+        self._is_stopped = False
         self._came: dict[tuple[str, str], asyncio.Event] = {}
         watched = frozenset(each.name for each in settings.targets if each.monitor is not None)
         self.sights = Sights(watched, settings.catalogue.refresh_s, self._want) if watched else None
 
     async def stop(self) -> None:
+        self._is_stopped = True
         await self._tasks.cancel_all(timeout_s=1)
 
     async def see(self, target: str, database: str) -> None:
@@ -60,15 +62,13 @@ class CatalogueLink:
 
     def take(self, message: ipc.Catalogue) -> None:
         """Control has read a catalogue, or could not."""
-        self._tasks.spawn(self._take(message), name="a catalogue")
+        if not self._is_stopped:
+            self._tasks.spawn(self._take(message), name="a catalogue")
 
     def look(self) -> None:
         """Once in a while: what has become stale is judged as such."""
         if self.sights is not None and self.sights.look(self._clock.monotonic_ns()):
             self._on_change()
-
-    def problems(self) -> tuple[str, ...]:
-        return self.sights.problems() if self.sights is not None else ()
 
     def _want(self, target: str, database: str, why: str) -> None:
         self._tell(ipc.CatalogueWanted(target, database, why))
@@ -84,11 +84,11 @@ class CatalogueLink:
                 except (OSError, SnapshotError) as error:
                     _log.warning("the catalogue of %s cannot be taken: %s", message.target, error)
                     return
-                sights.swap(*key, snapshot, self._clock.monotonic_ns())
+                # One that could not be read again since is as old as it is.
+                age_ns = max(0, self._clock.wall_ns() - snapshot.taken_at_ns) if message.problem else 0
+                sights.swap(*key, snapshot, self._clock.monotonic_ns() - age_ns)
                 self._on_change()
-            if message.problem:
-                sights.failed(*key, message.problem)
-            elif sights.confirm(*key, self._clock.monotonic_ns()):
+            if not message.problem and sights.confirm(*key, self._clock.monotonic_ns()):
                 self._on_change()
         came = self._came.pop(key, None)
         if came is not None:

@@ -19,6 +19,7 @@ from dbproxy.errors import DbproxyError
 FORMAT = 1
 """Of the JSON. A file of another format is not read but made again."""
 MAX_FORMER_NAMES = 8
+ALL_WRITES = "iudt"
 
 
 class SnapshotError(DbproxyError):
@@ -65,10 +66,14 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What runs when a function is called: effects with names as they stand there, and functions that it calls by name."""
+    """What runs when a function is called: effects with names as they stand there, and functions that it calls by name.
+
+    events: of i(nsert) u(pdate) d(elete) t(runcate), what its writes may be.
+    """
 
     effects: tuple[Effect, ...] = ()
     functions: tuple[str, ...] = ()
+    events: str = ALL_WRITES
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +253,9 @@ def _function(value: dict[str, Any]) -> Function:
         **{
             **value,
             "path": None if path is None else tuple(path),
-            "body": None if body is None else Body(tuple(map(_effect, body["effects"])), tuple(body["functions"])),
+            "body": None
+            if body is None
+            else Body(tuple(map(_effect, body["effects"])), tuple(body["functions"]), body["events"]),
             "functions": tuple(value["functions"]),
         }
     )

@@ -24,7 +24,7 @@ from classifiers.tokens import Unreadable, join_name
 from dbproxy.catalogue import queries
 from dbproxy.catalogue.bodies import Known, read_plpgsql
 from dbproxy.catalogue.model import Body, Function, Hook, Named, Relation, Snapshot
-from dbproxy.catalogue.resolve import FIRST_USER_OID
+from dbproxy.catalogue.resolve import FIRST_USER_OID, find_events
 from dbproxy.errors import DbproxyError
 
 Classify = Callable[[bytes], Awaitable[Report]]
@@ -39,6 +39,10 @@ _ATOMIC = re.compile(r"\s*BEGIN ATOMIC(.*)\bEND\s*", re.DOTALL)
 
 class CatalogueError(DbproxyError):
     """The catalogue cannot be read; the text says why, without what the server said of data."""
+
+
+class DatabaseGoneError(CatalogueError):
+    """There is no such database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ async def read_postgres(login: Login, classify: Classify, taken_at_ns: int) -> S
     try:
         async with asyncio.timeout(_CONNECT_S + _READ_S):
             answers = await _ask(login)
+    except asyncpg.InvalidCatalogNameError:
+        raise DatabaseGoneError("there is no such database") from None
     except TimeoutError:
         raise CatalogueError("the server does not answer in time") from None
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -136,7 +142,9 @@ async def _read_body(text: str, classify: Classify) -> Body | str:
     report = await classify(text.encode("utf-8", "surrogateescape"))
     if Kind.UNPARSABLE in report.kinds:
         return "its body cannot be read"
-    return Body(tuple(each for each in report.effects if each.kind is not Kind.EMPTY), report.functions)
+    return Body(
+        tuple(each for each in report.effects if each.kind is not Kind.EMPTY), report.functions, find_events(report)
+    )
 
 
 class _Builder:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from classifiers.effects import Effect, Kind, Report
 from classifiers.functions_postgres import ACTING, find_meaning
 from classifiers.tokens import join_name
-from dbproxy.catalogue.model import Body, Function, Hook, Named, Relation, Snapshot
+from dbproxy.catalogue.model import ALL_WRITES, Body, Function, Hook, Named, Relation, Snapshot
 
 ANYTHING = "*.*"
 """The object of an effect whose real object is not known. A part of a real name is never "*" without quotes around all of it."""
@@ -78,6 +78,11 @@ def resolve(
         return Resolution(report, (), tuple(walk.unresolved), visibility)
     full = replace(report, effects=own + effects, functions=tuple(dict.fromkeys((*report.functions, *walk.called))))
     return Resolution(full, effects, tuple(walk.unresolved), visibility)
+
+
+def find_events(report: Report) -> str:
+    """What the writes of a text may be, of i(nsert) u(pdate) d(elete) t(runcate)."""
+    return _EVENTS.get(report.command, ALL_WRITES) if report.statements == 1 else ALL_WRITES
 
 
 def split_name(name: str) -> tuple[str, ...]:
@@ -143,7 +148,7 @@ class _Walk:
 
     def run(self) -> None:
         report = self._report
-        events = _EVENTS.get(report.command, "iudt") if report.statements == 1 else "iudt"
+        events = find_events(report)
         for effect in report.effects:
             if effect.object:
                 self._own(effect, "t" if "truncate" in effect.flags else events)
@@ -364,7 +369,7 @@ class _Walk:
                 continue
             relations = list(self._find(split_name(effect.object), path))
             for relation in relations:
-                self._reach(relation, effect, _columns(effect.columns, relation), via, "iudt" if effect.mode == "write" else "s", depth)  # fmt: skip
+                self._reach(relation, effect, _columns(effect.columns, relation), via, body.events if effect.mode == "write" else "s", depth)  # fmt: skip
             if not relations:
                 self._add(effect, effect.object, effect.columns, via)
                 if _needs_relation(effect) and not self._is_system(split_name(effect.object)):

@@ -26,7 +26,6 @@ class Sight:
     snapshot: Snapshot | None = None
     confirmed_ns: int = 0
     is_stale: bool = False
-    problem: str = ""
     missed: set[str] | None = None
 
 
@@ -69,13 +68,8 @@ class Sights:
         sight = self._sights.get((target, database))
         if sight is None:
             return False
-        was_stale, sight.is_stale, sight.confirmed_ns, sight.problem = sight.is_stale, False, now_ns, ""
+        was_stale, sight.is_stale, sight.confirmed_ns = sight.is_stale, False, now_ns
         return was_stale
-
-    def failed(self, target: str, database: str, problem: str) -> None:
-        """It could not be read; what is there stays."""
-        sight = self._sights.setdefault((target, database), Sight())
-        sight.problem = problem
 
     def look(self, now_ns: int) -> bool:
         """Whether one has become stale since."""
@@ -84,15 +78,6 @@ class Sights:
             if sight.snapshot is not None and not sight.is_stale and now_ns - sight.confirmed_ns > self._stale_ns:
                 sight.is_stale = found = True
         return found
-
-    def problems(self) -> tuple[str, ...]:
-        """For /readyz: which targets cannot be seen as they are now."""
-        missing = {key[0] for key, sight in self._sights.items() if sight.snapshot is None and sight.problem}
-        stale = {key[0] for key, sight in self._sights.items() if sight.is_stale}
-        return (
-            *(f"catalogue of target {name} cannot be read" for name in sorted(missing)),
-            *(f"catalogue of target {name} is stale" for name in sorted(stale - missing)),
-        )
 
     def resolve(self, report: Report, target: str, database: str, path: Path, derived: Derived) -> Resolution:
         """See resolve.resolve; asks for another reading if names were not found."""
