@@ -37,6 +37,7 @@ def create(cursor: TokenCursor) -> Draft:
     start = cursor.at
     cursor.expect("CREATE")
     draft = Draft()
+    replaces = cursor.word() == "OR" and cursor.word(1) == "REPLACE"
     _heads(draft, cursor)
     kind = cursor.word()
     if kind in ("USER", "ROLE"):
@@ -65,7 +66,18 @@ def create(cursor: TokenCursor) -> Draft:
         check_plain(cursor.rest())
     else:
         _other(draft, cursor, kind)
+    if replaces and kind in ("TABLE", "SEQUENCE", "DATABASE", "SCHEMA"):
+        _note_drop(draft, holds_tables=kind in ("DATABASE", "SCHEMA"))
     return draft
+
+
+def _note_drop(draft: Draft, *, holds_tables: bool) -> None:
+    """OR REPLACE (MariaDB): what has the name is dropped first, with the data in it."""
+    for kind, name, mode in list(draft.acts):
+        if kind is Kind.DDL and mode == "write":
+            draft.act(kind, name, mode, "ddl_destructive")
+            if holds_tables:
+                draft.act(kind, name + ".*", mode, "ddl_destructive")
 
 
 def _heads(draft: Draft, cursor: TokenCursor) -> None:
