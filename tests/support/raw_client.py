@@ -37,8 +37,9 @@ class RawClient:
     _buffer: bytearray = field(default_factory=bytearray)
 
     @classmethod
-    def open(cls, host: str, port: int, timeout_s: float = 15) -> RawClient:
-        stream = socket.create_connection((host, port), timeout_s)
+    def open(cls, host: str, port: int, timeout_s: float = 15, source: str = "") -> RawClient:
+        """source: our own address, for what the proxy counts by address; any of 127.0.0.0/8."""
+        stream = socket.create_connection((host, port), timeout_s, (source, 0) if source else None)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return cls(stream)
 
