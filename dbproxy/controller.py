@@ -478,6 +478,7 @@ class Controller:
                 reason=self._chain.ledger.down_reason or self._notary.trouble or "; ".join(reasons),
                 durability=self._settings.audit.durability.value,
                 records=totals.counts["audit_events"] + own.counts["audit_events"],
+                is_signing=prover is not None,
                 checkpoint=prover.written_number if prover is not None else 0,
                 checkpoint_at_ns=_parse_time(prover.written_at) if prover is not None else 0,
                 is_anchored=prover is not None and prover.is_anchored,

@@ -47,14 +47,15 @@ class ProcessStatus:
 class AuditStatus:
     """How the audit trail is. reason: why it cannot be written, "" if it can. durability: the setting's word.
 
-    records: in all chains since the proxy was started. checkpoint: number of the last signed one, 0 if there is none;
-    checkpoint_at_ns: its wall time. is_anchored: it has reached an anchor outside.
+    records: in all chains since the proxy was started. is_signing: checkpoints are made. checkpoint: number of the last one, 0 if there is none yet;
+    checkpoint_at_ns: its wall time, 0 if it is from before the start. is_anchored: it has reached an anchor outside.
     """
 
     is_writable: bool
     reason: str
     durability: str
     records: int
+    is_signing: bool
     checkpoint: int
     checkpoint_at_ns: int
     is_anchored: bool

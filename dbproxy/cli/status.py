@@ -60,9 +60,13 @@ def _audit(audit: dict[str, Any], now: dt.datetime) -> Text:
         Text(f"durability {audit['durability']}"),
         Text(f"{audit['records']} records"),
     ]
-    if audit["checkpoint"]:
+    if not audit["is_signing"]:
+        parts.append(Text("not signed"))
+    elif audit["checkpoint_at"]:
         anchored = "anchored" if audit["is_anchored"] else "not anchored"
         parts.append(Text(f"checkpoint {audit['checkpoint']}, {ago(audit['checkpoint_at'], now)} ago, {anchored}"))
+    elif audit["checkpoint"]:
+        parts.append(Text(f"signed, checkpoint {audit['checkpoint']} is from before the start, the next one is due"))
     else:
-        parts.append(Text("not signed"))
+        parts.append(Text("signed, the first checkpoint is due"))
     return Text(", ").join(parts)

@@ -59,7 +59,7 @@ STATUS = ProxyStatus(
     sessions=2,
     problems=(),
     warnings=(),
-    audit=AuditStatus(True, "", "tiered", 1234, 7, BEGAN_NS, True),
+    audit=AuditStatus(True, "", "tiered", 1234, True, 7, BEGAN_NS, True),
     processes=(
         ProcessStatus("supervisor", None, 10, "1.2.3", ProcessState.READY, BEGAN_NS, 0, 0),
         ProcessStatus("control", 0, 11, "1.2.3", ProcessState.READY, BEGAN_NS, 0, 0),

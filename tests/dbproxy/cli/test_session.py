@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.command_line import CommandLine
 from support.fake_clock import FakeClock
-from support.fake_operations import ALICE, BOB, STATUS, FakeProxy, Served, serving
+from support.fake_operations import ALICE, BEGAN_NS, BOB, STATUS, FakeProxy, Served, serving
 from support.settings_files import good_directory
 
 from dbproxy.operations import AuditStatus, Reloaded
@@ -142,7 +142,7 @@ def test_status_of_a_proxy_that_is_not(dbproxy: CommandLine, settings: Path, pro
     proxy.now = replace(
         STATUS,
         problems=("audit cannot be written",),
-        audit=AuditStatus(False, "disk full", "durable", 5, 0, 0, False),
+        audit=AuditStatus(False, "disk full", "durable", 5, False, 0, 0, False),
     )
     proxy.is_store_broken = True
     result = dbproxy("status", "-s", settings)
@@ -151,6 +151,30 @@ def test_status_of_a_proxy_that_is_not(dbproxy: CommandLine, settings: Path, pro
     assert "warning   the history of processes cannot be read: state.db: disk I/O error\n" in result.out
     assert "cannot be written: disk full, durability durable, 5 records, not signed" in result.out
     assert dbproxy("status", "--json", "-s", settings).json["ready"] is False
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "at_ns", "is_anchored", "words"),
+    [
+        (0, 0, False, "signed, the first checkpoint is due"),
+        (7, 0, False, "signed, checkpoint 7 is from before the start, the next one is due"),
+        (8, BEGAN_NS, False, "checkpoint 8, "),
+    ],
+)
+def test_status_right_after_a_start_does_not_call_a_signed_trail_unsigned(
+    dbproxy: CommandLine,
+    settings: Path,
+    proxy: FakeProxy,
+    checkpoint: int,
+    at_ns: int,
+    is_anchored: bool,
+    words: str,
+) -> None:
+    audit = AuditStatus(True, "", "tiered", 5, True, checkpoint, at_ns, is_anchored)
+    proxy.now = replace(STATUS, audit=audit)
+    result = dbproxy("status", "-s", settings)
+    assert words in result.out
+    assert "not signed" not in result.out
 
 
 def test_reload_says_what_is_invalid(dbproxy: CommandLine, settings: Path, proxy: FakeProxy) -> None:
