@@ -50,6 +50,7 @@ class Notary:
         self._tell = tell
         self._trouble = ""
         self._prune_at_ns = 0
+        self._unexplained: tuple[int, ...] = ()
         self._covered: dict[int, int] = {}
         self.prover: Prover | None = None
 
@@ -177,6 +178,8 @@ class Notary:
         now_ns = self._clock.monotonic_ns()
         if (retention.max_age_days is None and retention.max_bytes is None) or now_ns < self._prune_at_ns:
             return
+        if not self._covered:
+            return  # only what a checkpoint of this run covers may go; the first one comes soon
         self._prune_at_ns = now_ns + int(_RETENTION_S * 1e9)
         try:
             plan = await asyncio.to_thread(
@@ -185,8 +188,13 @@ class Notary:
                 max_age_days=retention.max_age_days,
                 max_bytes=retention.max_bytes,
                 now_s=self._clock.wall_ns() / 1e9,
-                covered=self._covered if self.prover is not None else {},
+                covered=self._covered,
             )
+            for slot in set(plan.unexplained).difference(self._unexplained):
+                _log.error(
+                    "old segments of slot %d stay: its beginning is missing, and no retention has taken it", slot
+                )
+            self._unexplained = plan.unexplained
             if plan.segments:
                 await self._prune(plan)
         except OSError as error:

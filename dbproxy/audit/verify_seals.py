@@ -338,7 +338,7 @@ class SealCheck:
 
     def _take_pruned(self, record: dict[str, Any]) -> None:
         control = self._chains[CONTROL_SLOT]
-        for item in record["segments"]:
+        for item in (*record.get("earlier_segments", ()), *record["segments"]):
             slot, first, last = item["slot"], item["first_seq"], item["last_seq"]
             hash_, file = item["last_hash"], item["file"]
             if not all(isinstance(each, int) for each in (slot, first, last)) or not isinstance(file, str):
@@ -354,7 +354,8 @@ class SealCheck:
                 raise control.bad(f"pruned records of slot {slot} do not follow those pruned before")
             self._pruned_to[slot] = last
             self._pruned[slot, last] = (hash_, control.seq + 1)
-        self._pruned_files.update(item["file"] for item in record["side_files"] if isinstance(item["file"], str))
+        side_files = (*record.get("earlier_side_files", ()), *record["side_files"])
+        self._pruned_files.update(item["file"] for item in side_files if isinstance(item["file"], str))
         if len(self._pruned) > MAX_PRUNED or len(self._pruned_files) > MAX_PRUNED:
             raise control.bad("too much was pruned")
 

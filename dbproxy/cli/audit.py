@@ -212,6 +212,8 @@ def prune(
         return
     for each in plan.segments:
         typer.echo(f"{each.file}: records {each.first_seq}-{each.last_seq}, {each.size:,} bytes")
+    for slot in plan.unexplained:
+        typer.echo(f"slot {slot}: stays, its beginning is missing and no retention has taken it", err=True)
     verb = "would go" if dry_run else "deleted"
     typer.echo(f"{len(plan.segments)} segments, {plan.size:,} bytes {verb}")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from support.ledger_mutations import hashed
 from support.ledgers import BEGIN_S, DAY_S, SmallProxy
 
 from dbproxy.audit.compress import compress_closed
@@ -129,6 +130,60 @@ def test_a_crash_between_record_and_deletion_is_made_good(proxy: SmallProxy) -> 
     assert verify(proxy).status is Status.OK
     delete_pruned(proxy.directory, planned)
     assert verify(proxy).status is Status.OK
+
+
+def test_what_was_pruned_of_an_idle_chain_is_still_told_when_the_record_of_it_is_pruned_too(tmp_path: Path) -> None:
+    """A worker out of use, or idle, keeps its newest segment; control's chain goes on and loses its beginning again and again."""
+    proxy = SmallProxy(tmp_path, 4, slots=3)
+    proxy.start()
+    proxy.checkpoint()
+    proxy.work(60)
+    proxy.crash(is_torn=True)
+    proxy.start()
+    proxy.work(10)
+    assert proxy.prune()
+    for _ in range(3):
+        for _ in range(20):
+            proxy.checkpoint()
+        assert proxy.prune() > 3
+        result = verify(proxy)
+        assert result.status is Status.OK, result.problem
+        assert [chain.pruned > 0 for chain in result.chains] == [True, True, True]
+    proxy.stop()
+    assert verify(proxy).status is Status.OK
+    # What control itself has not pruned, it does not tell again.
+    find_segments(proxy.directory)[0][0][1].unlink()
+    assert verify(proxy).status is Status.TAMPERED
+
+
+@pytest.mark.parametrize("change", ["forged", "another segment"])
+def test_what_others_took_away_is_not_told_again(tmp_path: Path, change: str) -> None:
+    """The record of a pruning that is told again is one of control's own chain, whose links were checked."""
+    proxy = SmallProxy(tmp_path, 4, slots=2)
+    proxy.start()
+    proxy.checkpoint()
+    proxy.work(60)
+    assert proxy.prune(max_bytes=20_000)
+    for _ in range(20):
+        proxy.checkpoint()
+    proxy.work(20)
+    victim = find_segments(proxy.directory)[1][0]
+    told = next(
+        path for _, path in find_segments(proxy.directory)[0] if b'"type":"retention.pruned"' in path.read_bytes()
+    )
+    if change == "forged":
+        data = told.read_bytes()
+        line = next(each for each in data.splitlines() if b'"retention.pruned"' in each)
+        record = json.loads(line)
+        last = [each for each in record["segments"] if each["slot"] == 1][-1]
+        before = [last["last_seq"], last["last_hash"]]
+        header = json.loads(find_segments(proxy.directory)[1][1][1].read_bytes().splitlines()[0])
+        last["last_seq"], last["last_hash"] = header["predecessor"]["seq"], header["predecessor"]["hash"]
+        assert before != [last["last_seq"], last["last_hash"]]
+        told.write_bytes(data.replace(line, hashed(record).rstrip(b"\n")))
+    victim[1].unlink()
+    proxy.prune()
+    assert verify(proxy).status is Status.TAMPERED
 
 
 @pytest.mark.parametrize("what", ["one more", "without a record", "unsigned record", "another end"])
