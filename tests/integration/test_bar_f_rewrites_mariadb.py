@@ -11,8 +11,19 @@ from typing import Any
 import pymysql
 import pytest
 from pymysql.constants import CLIENT
-from support.evasions_mariadb import POLICY, RULES, SESSION_STATE, SETUP, STATE, evasions
-from support.evasions_postgres import CANARY, Evasion
+from support.evasions_mariadb import (
+    ACCOUNTS,
+    LOGGING,
+    LOGS,
+    POLICY,
+    PRIVILEGE,
+    RULES,
+    SESSION_STATE,
+    STATE,
+    TABLES,
+    evasions,
+)
+from support.evasions_postgres import CANARY, CODE_RULE, Evasion
 from support.figures import record, scaled
 from support.my_proxy import MySQLProxy, running_mysql_proxy
 from support.my_servers import MySQLServer, running_mariadb
@@ -22,10 +33,14 @@ CANARIES = (CANARY, CANARY.encode().hex())
 
 @dataclass
 class Arena:
-    """A server of its own, whose account `app` may do everything, and the proxy in front of it. root: a connection for questions."""
+    """A server of its own, whose account `app` may do everything, and the proxies in front of it.
+
+    no_code: with the rule against stored code besides. root: a connection for questions.
+    """
 
     server: MySQLServer
     proxy: MySQLProxy
+    no_code: MySQLProxy
     folder: Path
     root: Any
 
@@ -33,14 +48,14 @@ class Arena:
     def made(self) -> Path:
         return self.folder / "made"
 
-    def reset(self) -> str:
-        """Make everything anew; returns the state."""
+    def reset(self, *texts: str) -> str:
+        """Make the tables anew, and what the texts make; returns the state."""
         with self.root.cursor() as cursor:
             cursor.execute("show databases")
             for (name,) in cursor.fetchall():
                 if name.startswith("d") and name[1:].isdigit():
                     cursor.execute(f"drop database {name}")
-            for text in SETUP:
+            for text in (*TABLES, *texts):
                 cursor.execute(text)
         return self.state()
 
@@ -72,9 +87,10 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
         server.execute("create database if not exists test")
         with (
             running_mysql_proxy(tmp_path_factory.mktemp("proxy"), server, policy=POLICY) as proxy,
+            running_mysql_proxy(tmp_path_factory.mktemp("code"), server, policy=POLICY + CODE_RULE) as no_code,
             contextlib.closing(server.connect()) as root,
         ):
-            yield Arena(server, proxy, folder, root)
+            yield Arena(server, proxy, no_code, folder, root)
 
 
 def send(connection: Any, evasion: Evasion) -> str:
@@ -123,7 +139,8 @@ def ask_session(connection: Any) -> Sequence[Any]:
 def test_no_rewrite_of_what_is_forbidden_is_executed(arena: Arena, rule: str) -> None:
     wanted = scaled(8, 320)
     options = {"client_flag": CLIENT.MULTI_STATEMENTS, "database": "test"}
-    state = arena.reset()
+    more = {PRIVILEGE: ACCOUNTS, LOGGING: LOGS}.get(rule, ())
+    state = arena.reset(*ACCOUNTS, *LOGS)
     assert state
     with arena.proxy.connect(database="test") as connection:
         before = state, ask_session(connection)
@@ -136,14 +153,15 @@ def test_no_rewrite_of_what_is_forbidden_is_executed(arena: Arena, rule: str) ->
             is_potent = bool(harm(arena, evasion, direct, before))
         if not is_potent:
             continue
-        before = arena.reset(), before[1]
+        before = arena.reset(*more), before[1]
         potent += 1
         forms.add(evasion.name)
-        with arena.proxy.connect(**options) as connection:
+        proxy = arena.no_code if evasion.is_trigger else arena.proxy
+        with proxy.connect(**options) as connection:
             did = harm(arena, evasion, connection, before)
         if did:
             ran.append([did, *evasion.messages])
-            before = arena.reset(), before[1]
+            before = arena.reset(*more), before[1]
         if potent == wanted:
             break
     record(

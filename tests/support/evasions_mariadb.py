@@ -32,19 +32,23 @@ DROP, TRUNCATE, DELETE, READ, FILE, PRIVILEGE, LOGGING = RULES = (
     "change privileges",
     "switch logs off",
 )
-SETUP = (
+TABLES = (
     "create or replace database test",
     "create table test.notes (id int, body varchar(60)) engine=myisam",
     "insert into test.notes values (1, 'note 1'), (2, 'note 2'), (3, 'note 3')",
     "create table test.secrets (id int, value varchar(60)) engine=myisam",
     "insert into test.secrets values (1, 'classified-1'), (2, 'classified-2')",
     "create table test.keep (a varchar(200)) engine=myisam",
+)
+ACCOUNTS = (
     "create or replace user other identified by 'pw'",
     "delete from mysql.db where user = 'other'",
     "delete from mysql.global_priv where user not in ('root', 'app', 'other', 'mariadb.sys', 'mysql', 'PUBLIC')",
     "delete from mysql.roles_mapping",
     "delete from mysql.proxies_priv where user <> 'root'",
     "flush privileges",
+)
+LOGS = (
     "set global general_log = on",
     "set global log_output = 'TABLE'",
     "set global slow_query_log = on",
@@ -270,7 +274,8 @@ def _one(choose: random.Random, rule: str, names: dict[str, str]) -> Evasion:
         head = f"{head} / {name}"
     elif len(messages) > 1 and choose.randrange(3) == 0:
         messages = [" ; ".join(messages)]
-    return Evasion(rule, head, tuple(_respell(choose, each) if choose.randrange(4) else each for each in messages))
+    messages = [_respell(choose, each) if choose.randrange(4) else each for each in messages]
+    return Evasion(rule, head, tuple(messages), is_trigger=head.endswith("/ trigger"))
 
 
 def _table(choose: random.Random, name: str) -> str:
