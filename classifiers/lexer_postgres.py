@@ -124,6 +124,7 @@ def _scan(chars: str, codec: str, server_version: int, *, backslashes: bool) -> 
     skip_from = skip_to = 0
     look_for_run = 0 if end > LONG_RUN_CHARS else end
     comments = 0
+    unicode_at: list[int] = []
     while at < end:
         if len(tokens) > MAX_TOKENS:
             raise Unreadable("the text has too many tokens")
@@ -193,10 +194,15 @@ def _scan(chars: str, codec: str, server_version: int, *, backslashes: bool) -> 
                 raise Unreadable("U& strings need standard_conforming_strings")
             stop = _string(chars, at, stop, tokens, codec, escapes=False)
             stop = _apply_uescape(chars, tokens, stop, codec)
+            unicode_at.append(len(tokens))
         else:
             stop = _quoted(chars, at, stop, tokens, codec)
             stop = _apply_uescape(chars, tokens, stop, codec)
+            unicode_at.append(len(tokens))
         at = stop
+    # The server steps over any comment to find the clause, _apply_uescape over none but the simple ones.
+    if any(follows < len(tokens) and tokens[follows].text == "UESCAPE" for follows in unicode_at):
+        raise Unreadable("a UESCAPE clause in a form that is not read")
     return tokens
 
 

@@ -55,7 +55,7 @@ def test_tokens_are_those_of_the_server(text, tokens):
 @pytest.mark.parametrize(
     "text",
     ["'a", '"a', '""', "$a$ b", "/* a", "1a", "1e", "$1a", "0x1G", "1_", "1.5.5", "a\\b", "{", "U&'\\00'", "E'a\\'",
-     "SELECT \0", "U&\"a\" UESCAPE 'ab'", "~" * 64],
+     "SELECT \0", "U&\"a\" UESCAPE 'ab'", "U&\"!0061\"/**/UESCAPE '!'", "U&'!0061' /* /* */ */ -- x\n uescape/**/'!'", "~" * 64],
 )  # fmt: skip
 def test_what_the_server_refuses_is_unreadable(text):
     with pytest.raises(Unreadable):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 TABLES = (
     "t", "notes", "secrets", "customers", '"Mixed"', '"a.b"', '"q""x"', '"from"', "data", "value", "level", "t$1", "é", 'U&"\\0061bc"',
-    'U&"d\\0061t"', "match", "over", "lateral_", "only_", '"t"', "temp_x", "name", "row_", "c1", "c2", "c3",
+    'U&"d\\0061t"', 'U&"!0061bd" UESCAPE \'!\'', "match", "over", "lateral_", "only_", '"t"', "temp_x", "name", "row_", "c1", "c2", "c3",
 )  # fmt: skip
 SCHEMAS = ("app", '"App"', "public", "pg_catalog", "pg_temp", '"s.x"', "db.app")
 COLUMNS = ("a", "b", "c", '"C d"', "id", "value", "type", "x$1")
