@@ -1,6 +1,6 @@
 """What a PL/pgSQL function touches, from its tokens alone: every relation that its static SQL can name is named there.
 
-No parser: whatever stands where a relation can stand, and is the name of one, counts as used. What runs text (EXECUTE), defines things or
+Writes carry the flags truncate, no_where and trivial_where. No parser: whatever stands where a relation can stand, and is the name of one, counts as used. What runs text (EXECUTE), defines things or
 changes settings makes the whole body unreadable; the function is then code whose effect cannot be seen. Pure and linear.
 """
 
@@ -88,10 +88,38 @@ def read_plpgsql(source: str, known: Known) -> Body:
                         writes[name] = None
         at = end
     effects = [Effect(Kind.DML_READ, name, "read", ("*",)) for name in reads]
-    effects += [Effect(Kind.DML_WRITE, name, "write") for name in writes]
+    flags = _write_flags(tokens) | ({"truncate"} if truncates else set())
+    effects += [Effect(Kind.DML_WRITE, name, "write", flags=frozenset(flags)) for name in writes]
     words = {token.text for token in tokens if token.kind == WORD}
     events = "".join(event for event in ALL_WRITES if words & _VERBS[event])
     return Body(tuple(effects), tuple(functions), events)
+
+
+def _write_flags(tokens: list[Token]) -> set[str]:
+    """no_where and trivial_where, if any UPDATE or DELETE has no WHERE of its own or one without a single name."""
+    flags: set[str] = set()
+    for at, token in enumerate(tokens):
+        before = tokens[at - 1].text if at else ";"
+        if token.kind == WORD and token.text in ("UPDATE", "DELETE") and before not in ("FOR", "ON", "DO", "KEY", "."):
+            where = _where_of(tokens, at + 1)
+            if where is None:
+                flags.add("no_where")
+            elif not any(each.kind == QUOTED or (each.kind == WORD and each.text not in RESERVED) for each in where):
+                flags.add("trivial_where")
+    return flags
+
+
+def _where_of(tokens: list[Token], at: int) -> list[Token] | None:
+    """What stands behind the WHERE of the statement whose verb is before; None if it has none."""
+    depth, start = 0, -1
+    for index in range(at, len(tokens)):
+        text = tokens[index].text
+        depth += (text == "(") - (text == ")")
+        if depth < 0 or (depth == 0 and text in (";", "RETURNING")):
+            return tokens[start:index] if start >= 0 else None
+        if depth == 0 and text == "WHERE" and tokens[index].kind == WORD:
+            start = index + 1
+    return tokens[start:] if start >= 0 else None
 
 
 def _chain(tokens: list[Token], at: int) -> tuple[tuple[str, ...], int]:

@@ -33,7 +33,7 @@ class Hook:
     sort: "view", "rule", "trigger", "policy", "default", "foreign key" and the like; name: of it.
     events: of s(elect) i(nsert) u(pdate) d(elete) t(runcate), those that set it off.
     relations: (oid, columns) that it touches; "*" for whole rows. mode: "read", "write", or "both".
-    functions: oids that it calls. is_known False: it is there, but what it does could not be read.
+    functions: oids that it calls. system: names of the server's own relations that it reads; calls: of the server's own functions. is_known False: it is there, but what it does could not be read.
     """
 
     sort: str
@@ -42,6 +42,8 @@ class Hook:
     relations: tuple[tuple[int, tuple[str, ...]], ...] = ()
     mode: str = "read"
     functions: tuple[int, ...] = ()
+    system: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
     is_known: bool = True
 
 
@@ -244,7 +246,8 @@ def _relation(value: dict[str, Any]) -> Relation:
 
 def _hook(value: dict[str, Any]) -> Hook:
     relations = tuple((oid, tuple(columns)) for oid, columns in value["relations"])
-    return Hook(**{**value, "relations": relations, "functions": tuple(value["functions"])})
+    lists = {name: tuple(value[name]) for name in ("functions", "system", "calls")}
+    return Hook(**{**value, "relations": relations, **lists})
 
 
 def _function(value: dict[str, Any]) -> Function:

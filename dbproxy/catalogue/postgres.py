@@ -19,6 +19,8 @@ from typing import Any
 import asyncpg
 
 from classifiers.effects import Kind, Report
+from classifiers.functions_postgres import find_meaning
+from classifiers.relations_postgres import find_read_flags
 from classifiers.search_path_postgres import parse_search_path
 from classifiers.tokens import Unreadable, join_name
 from dbproxy.catalogue import queries
@@ -234,20 +236,24 @@ class _Builder:
         found: dict[int, list[Hook]] = defaultdict(list)
         kinds = {row[0]: row[3] for row in rows}
         are_uses_known = "dependencies" in answers.rows and bool(self._class)
-        for oid, relation, event, name, is_whole_row in answers.of("rules"):
+        system = {row[0]: join_name((row[1], row[2])) for row in answers.of("relations") if row[0] < FIRST_USER_OID}
+        for oid, relation, event, name, is_whole_row, of_server, calls in answers.of("rules"):
             used, functions = self._uses("pg_rewrite", oid)
             is_view = event == "1"
             used.pop(relation, None)
             columns = tuple((each, ("*",) if is_whole_row else tuple(names)) for each, names in used.items())
             sort = {"v": "view", "m": "materialized view"}.get(kinds.get(relation, ""), "rule") if is_view else "rule"
             found[relation].append(
-                Hook(sort, name, _RULE_EVENTS.get(event, "siudt"), columns, "read" if is_view else "both", tuple(functions), are_uses_known)
+                Hook(
+                    sort, name, _RULE_EVENTS.get(event, "siudt"), columns, "read" if is_view else "both", tuple(functions),
+                    tuple(system[each] for each in of_server if each in system), tuple(filter(_acts, calls)), are_uses_known,
+                )
             )  # fmt: skip
         for oid, relation, name, kind, function in answers.of("triggers"):
             _, functions = self._uses("pg_trigger", oid)
             events = "".join(letter for bit, letter in _TRIGGER_EVENTS if kind & bit)
             every = tuple(dict.fromkeys((function, *functions)))
-            found[relation].append(Hook("trigger", name, events, (), "read", every, are_uses_known))
+            found[relation].append(Hook("trigger", name, events, (), "read", every, is_known=are_uses_known))
         for oid, kind, name, child, parent, _, on_update, on_delete in answers.of("constraints"):
             if kind == "f":
                 events = ("u" if on_update in "cnd" else "") + ("d" if on_delete in "cnd" else "")
@@ -259,9 +265,12 @@ class _Builder:
             used, functions = self._uses("pg_policy", oid)
             used.pop(relation, None)
             columns = tuple((each, tuple(names)) for each, names in used.items())
-            found[relation].append(Hook("policy", name, "siud", columns, "read", tuple(functions), are_uses_known))
-        for oid, relation in answers.of("defaults"):
-            self._expression(found, relation, "default", "of a column", "pg_attrdef", oid, "siu")
+            found[relation].append(
+                Hook("policy", name, "siud", columns, "read", tuple(functions), is_known=are_uses_known)
+            )
+        for oid, relation, generated in answers.of("defaults"):
+            events = "s" if generated == "v" else "iu"  # virtual columns are made when they are read
+            self._expression(found, relation, "default", "of a column", "pg_attrdef", oid, events)
         for oid, relation in answers.of("indexes"):
             self._expression(found, relation, "index", "expression", "pg_class", oid, "iu")
         for row in rows:
@@ -295,8 +304,10 @@ class _Builder:
         function_names = {row[2] for row in answers.of("functions")}
         operator_names = {row[1] for row in answers.of("operators")}
         type_names = {row[2] for row in answers.of("types")}
+        # Of the server's own relations those count that show more than structure.
+        telling = {row[2] for row in answers.of("relations") if row[0] < FIRST_USER_OID and find_read_flags((row[2],))}
         known = Known(
-            relation_names.__contains__,
+            (relation_names | telling).__contains__,
             function_names.__contains__,
             operator_names.__contains__,
             type_names.__contains__,
@@ -347,6 +358,12 @@ class _Builder:
                 at, steps = base[at], steps + 1
             types.append(Named(schema, name, tuple(functions)))
         return tuple(types)
+
+
+def _acts(name: str) -> bool:
+    """Whether calling a function of the server's own does more than to compute."""
+    meaning = find_meaning(("pg_catalog", name))
+    return bool(meaning.kinds or meaning.flags)
 
 
 def _try(read: Callable[[], Body]) -> Body | str:

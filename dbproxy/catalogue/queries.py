@@ -50,9 +50,14 @@ SELECT name, name::regclass::oid::int8 FROM pg_catalog.unnest(ARRAY['pg_catalog.
   'pg_catalog.pg_type', 'pg_catalog.pg_cast', 'pg_catalog.pg_extension']) AS name
 """
 
+# What belongs to the server is in no dependency: the stored tree has it.
 RULES = """
 SELECT r.oid::int8, r.ev_class::int8, r.ev_type::text, r.rulename::text,
-       pg_catalog.strpos(r.ev_action::text, ':varattno 0 ') OPERATOR(pg_catalog.>) 0
+       pg_catalog.strpos(r.ev_action::text, ':varattno 0 ') OPERATOR(pg_catalog.>) 0,
+       ARRAY(SELECT DISTINCT m[1]::int8 FROM pg_catalog.regexp_matches(r.ev_action::text, ':relid ([0-9]+)', 'g') m
+             WHERE m[1]::int8 OPERATOR(pg_catalog.<) 16384::int8),
+       ARRAY(SELECT DISTINCT p.proname::text FROM pg_catalog.regexp_matches(r.ev_action::text, ':funcid ([0-9]+)', 'g') m
+             JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) m[1]::oid WHERE p.oid OPERATOR(pg_catalog.<) 16384::oid)
 FROM pg_catalog.pg_rewrite r WHERE r.oid OPERATOR(pg_catalog.>=) 16384::oid AND r.ev_enabled OPERATOR(pg_catalog.<>) 'D'
 ORDER BY r.oid
 """
@@ -71,7 +76,12 @@ FROM pg_catalog.pg_constraint k WHERE k.contype OPERATOR(pg_catalog.=) ANY ('{c,
 """
 
 POLICIES = "SELECT oid::int8, polrelid::int8, polname::text FROM pg_catalog.pg_policy ORDER BY oid"
-DEFAULTS = "SELECT oid::int8, adrelid::int8 FROM pg_catalog.pg_attrdef ORDER BY oid"
+DEFAULTS = """
+SELECT d.oid::int8, d.adrelid::int8, a.attgenerated::text
+FROM pg_catalog.pg_attrdef d JOIN pg_catalog.pg_attribute a
+  ON a.attrelid OPERATOR(pg_catalog.=) d.adrelid AND a.attnum OPERATOR(pg_catalog.=) d.adnum
+ORDER BY d.oid
+"""
 INDEXES = "SELECT indexrelid::int8, indrelid::int8 FROM pg_catalog.pg_index WHERE indexrelid OPERATOR(pg_catalog.>=) 16384::oid ORDER BY indexrelid"
 
 FUNCTIONS = """

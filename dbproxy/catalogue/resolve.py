@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 from classifiers.effects import Effect, Kind, Report
 from classifiers.functions_postgres import ACTING, find_meaning
+from classifiers.relations_postgres import find_read_flags
 from classifiers.tokens import join_name
 from dbproxy.catalogue.model import ALL_WRITES, Body, Function, Hook, Named, Relation, Snapshot
 
@@ -176,6 +177,9 @@ class _Walk:
         for relation in relations:
             self._identify(relation, effect)
             self._use(relation, effect, "", events if effect.mode == "write" else "s", 0)
+            self._attributes(relation, effect, self._path, "", 0)
+            if self._report.command == "REFRESH":
+                self._use(relation, Effect(Kind.DML_READ, effect.object, "read"), "", "s", 0)
         if (
             relations
             or origins is not None
@@ -199,6 +203,12 @@ class _Walk:
         # Temporary relations come first and hide others. They may be other sessions', so tables count only where nothing else does.
         found += [each for each in same if each.schema.startswith("pg_temp_") and (each.hooks or not found) and each not in found]  # fmt: skip
         return iter(found)
+
+    def _attributes(self, relation: Relation, effect: Effect, path: Path, via: str, depth: int) -> None:
+        """`t.f` is the function f(t) where t has no column f."""
+        for column in effect.columns:
+            if column not in relation.columns and column in self._snapshot.functions_by_name:
+                self._call(join_name((column,)), path, via, depth + 1)
 
     def _is_system(self, parts: tuple[str, ...]) -> bool:
         names = self._snapshot.system_names
@@ -293,6 +303,10 @@ class _Walk:
                 self._reach(used, Effect(Kind.DML_WRITE, used.name, "write", flags=flags), expanded, via, "iud", depth)
         for oid in hook.functions:
             self._run(oid, self._path, via, depth + 1)
+        for name in hook.system:
+            self._add(Effect(Kind.DML_READ, mode="read"), name, ("*",), via, find_read_flags(split_name(name)))
+        for name in hook.calls:
+            self._call(join_name(("pg_catalog", name)), (), via, depth + 1)
 
     # ---- functions ----------------------------------------------------------------------------------------------
 
@@ -369,9 +383,11 @@ class _Walk:
                 continue
             relations = list(self._find(split_name(effect.object), path))
             for relation in relations:
-                self._reach(relation, effect, _columns(effect.columns, relation), via, body.events if effect.mode == "write" else "s", depth)  # fmt: skip
+                self._attributes(relation, effect, path, via, depth)
+                columns = _columns(effect.columns, relation, only_known=True)
+                self._reach(relation, effect, columns, via, body.events if effect.mode == "write" else "s", depth)
             if not relations:
-                self._add(effect, effect.object, effect.columns, via)
+                self._add(effect, effect.object, effect.columns, via, find_read_flags(split_name(effect.object)))
                 if _needs_relation(effect) and not self._is_system(split_name(effect.object)):
                     self._add(effect, ANYTHING, (), via, _DEGRADED)
                     self.is_degraded = True
