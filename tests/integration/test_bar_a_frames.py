@@ -10,7 +10,8 @@ import itertools
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
@@ -23,8 +24,6 @@ from support.lying_counts import is_whole, lying_body
 from support.proxy import Proxy, running_proxy
 from support.raw_client import Left, RawClient, errors, logged_in
 from support.servers import Database, PostgresServer
-
-pytestmark = pytest.mark.workers(1)
 
 CLOSED_AFTER_S = 5  # a hang limit, not a measurement
 
@@ -42,14 +41,20 @@ def quick(settings: dict[str, Any]) -> None:
     settings["limits"] = {"max_sessions_per_address": 2000, "max_sessions_per_user": 2000}
 
 
+@pytest.fixture(scope="module")
+def proxy(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """With short timeouts, for all that need no other settings."""
+    folder = tmp_path_factory.mktemp("frames")
+    with running_proxy(folder, postgres, policy=POLICY, workers=1, change=quick) as proxy:
+        yield proxy
+
+
 STARTUP_LENGTHS = (0, 3, 4, 7, 8, 10_001, 2**31 - 1, 2**31, 2**32 - 1)
 
 
-def test_startup_packets_of_impossible_length_are_closed_at_once(
-    make_proxy: Callable[..., Proxy], vault: Database
-) -> None:
+def test_startup_packets_of_impossible_length_are_closed_at_once(proxy: Proxy, vault: Database) -> None:
     """A1: nothing is allocated by a declared length, the server hears nothing, each is recorded."""
-    proxy = make_proxy(database=vault.name, change=quick)
+    recorded = len(proxy.records("connection.rejected"))
     mark = vault.server.log.mark()
     rounds = scaled(5, 100)
     before = proxy.memory_kib()
@@ -69,7 +74,7 @@ def test_startup_packets_of_impossible_length_are_closed_at_once(
     client.close()
     rejected = [
         each
-        for each in proxy.records("connection.rejected")
+        for each in proxy.records("connection.rejected")[recorded:]
         if each["why"] == "protocol" and each["detail"] != "peer closed the connection"
     ]
     opened = [each for each in vault.server.log.records(mark) if "connection authorized: user=app" in each.text]
@@ -89,17 +94,17 @@ def test_startup_packets_of_impossible_length_are_closed_at_once(
 TYPED_LENGTHS = (0, 1, 2, 3, -1, -(2**31), 2**31 - 1, (64 << 20) + 1)
 
 
-def test_messages_of_impossible_length_end_the_session(make_proxy: Callable[..., Proxy], vault: Database) -> None:
+def test_messages_of_impossible_length_end_the_session(proxy: Proxy, vault: Database) -> None:
     """A2: every type that is looked at, before anything of that size is read or made room for."""
-    proxy = make_proxy(database=vault.name, change=quick)
     kinds = "QPBDECSHFXcfp"
-    with logged_in(proxy.address()) as client:
+    address = proxy.address(database=vault.name)
+    with logged_in(address) as client:
         client.query("select 1")
     before, spent = proxy.memory_kib(), proxy.cpu_s()
     survivors = []
     cases = [(kind, length) for kind in kinds for length in TYPED_LENGTHS]
     for kind, length in cases:
-        with logged_in(proxy.address()) as client:
+        with logged_in(address) as client:
             client.send(pg.frame(kind, b"", length=length) + pg.query("delete from notes"))
             with contextlib.suppress(TimeoutError):
                 end_of(client)
@@ -119,13 +124,10 @@ def test_messages_of_impossible_length_end_the_session(make_proxy: Callable[...,
     )
 
 
-def test_copy_data_of_declared_megabytes_makes_no_room_for_them(
-    make_proxy: Callable[..., Proxy], vault: Database
-) -> None:
+def test_copy_data_of_declared_megabytes_makes_no_room_for_them(proxy: Proxy, vault: Database) -> None:
     """A2: bulk data is not bounded by a cap, so it must not be collected either; outside COPY it is dropped."""
-    proxy = make_proxy(database=vault.name, change=quick)
     for is_copying in (True, False):
-        with logged_in(proxy.address()) as client:
+        with logged_in(proxy.address(database=vault.name)) as client:
             if is_copying:
                 client.send(pg.query("copy notes from stdin"))
                 client.until_kind("G")
@@ -136,9 +138,8 @@ def test_copy_data_of_declared_megabytes_makes_no_room_for_them(
             assert proxy.memory_kib() - before < 16 * 1024
 
 
-def test_unfinished_message_ends_the_session_in_time(make_proxy: Callable[..., Proxy], vault: Database) -> None:
+def test_unfinished_message_ends_the_session_in_time(proxy: Proxy, vault: Database) -> None:
     """A3: one byte short, and the client waits."""
-    proxy = make_proxy(database=vault.name, change=quick)
     whole = [
         pg.query("delete from notes"),
         pg.parse("", "delete from notes"),
@@ -149,7 +150,7 @@ def test_unfinished_message_ends_the_session_in_time(make_proxy: Callable[..., P
     late = []
     clients = [RawClient.open(proxy.host, proxy.port) for _ in whole]
     for client, frame in zip(clients, whole, strict=True):
-        client.login(proxy.address())
+        client.login(proxy.address(database=vault.name))
         client.send(frame[:-1])
     for client, frame in zip(clients, whole, strict=True):
         try:
@@ -330,22 +331,21 @@ INTO_STATE: dict[str, tuple[bytes, str]] = {
 """What to send to be in that state, and the kind of message that says it is reached."""
 
 
-def test_every_type_byte_outside_the_list_of_its_state_ends_the_session(
-    make_proxy: Callable[..., Proxy], vault: Database
-) -> None:
+def test_every_type_byte_outside_the_list_of_its_state_ends_the_session(proxy: Proxy, vault: Database) -> None:
     """A7: in every state after login; nothing that stands behind it is run. While the password is asked for: B2."""
-    proxy = make_proxy(policy=POLICY, database=vault.name, change=quick)
+    address = proxy.address(database=vault.name)
     mark = vault.server.log.mark()
-    survivors = []
     cases = [
         (state, chr(kind))
         for state in INTO_STATE
         for kind in range(256)
         if chr(kind) not in (ALLOWED_IN_COPY if state == "COPY IN" else ANY_TIME)
     ]
-    for state, kind in cases:
+
+    def survives(case: tuple[str, str]) -> bool:
+        state, kind = case
         frames, answer = INTO_STATE[state]
-        with logged_in(proxy.address()) as client:
+        with logged_in(address) as client:
             client.send(frames)
             if answer != NO_WAIT:
                 client.until_kind(answer)
@@ -356,8 +356,10 @@ def test_every_type_byte_outside_the_list_of_its_state_ends_the_session(
                 messages = client.to_the_end()
             except TimeoutError:
                 messages = []
-            if errors(messages)[-1:] != ["08P01"]:
-                survivors.append((state, kind))
+            return errors(messages)[-1:] != ["08P01"]
+
+    with ThreadPoolExecutor(4) as threads:
+        survivors = [case for case, is_alive in zip(cases, threads.map(survives, cases), strict=True) if is_alive]
     assert not [sql for sql in statements_of_clients(vault, mark) if "delete" in sql or "drop" in sql]
     assert vault.fetch("select count(*) from notes") == [(20,)]
     record(
@@ -371,10 +373,9 @@ def test_every_type_byte_outside_the_list_of_its_state_ends_the_session(
 
 @pytest.mark.parametrize("is_secured", [False, True], ids=["in clear", "inside TLS"])
 def test_every_type_byte_in_place_of_a_startup_packet_is_closed_unanswered(
-    make_proxy: Callable[..., Proxy], vault: Database, is_secured: bool
+    proxy: Proxy, vault: Database, is_secured: bool
 ) -> None:
     """A7: a typed message where there are none yet. Read as a length it is always too small or too large."""
-    proxy = make_proxy(database=vault.name, change=quick)
     context = ssl.create_default_context(cafile=str(proxy.ca))
     mark = vault.server.log.mark()
     survivors = []
