@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,18 @@ from support.processes import wait_until
 from support.proxy import Proxy, running_proxy
 from support.servers import PostgresServer
 
+NO_VARIABLE = "DBPROXY_TEST_NO_SUCH_VARIABLE"
 Ended = dict[str, tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
 def proxy(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """One that runs already, and is in the way."""
-    with running_proxy(tmp_path_factory.mktemp("start"), postgres) as running:
+    """One that runs already, and is in the way. Nobody logs in: it has no password to do so."""
+
+    def change(settings: dict[str, Any]) -> None:
+        settings["targets"][0]["accounts"][0]["password"] = f"${{env:{NO_VARIABLE}}}"
+
+    with running_proxy(tmp_path_factory.mktemp("start"), postgres, change=change) as running:
         yield running
 
 
@@ -95,16 +100,11 @@ def test_proxy_without_a_settings_file_says_how_to_make_one(tmp_path: Path) -> N
 
 
 def test_password_that_is_not_there_is_said_at_start_as_check_says_it(
-    make_proxy: Callable[..., Proxy], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It may come with a later login, or after a reload of the unit: so the proxy starts, and says what fails until then."""
-
-    def change(settings: dict[str, Any]) -> None:
-        settings["targets"][0]["accounts"][0]["password"] = "${env:DBPROXY_TEST_NO_SUCH_VARIABLE}"
-
-    proxy = make_proxy(change=change)
-    (said,) = [line for line in proxy.stderr.splitlines() if "DBPROXY_TEST_NO_SUCH_VARIABLE" in line]
-    words = 'nobody can log in with the account "app" of "shop" now: ${env:DBPROXY_TEST_NO_SUCH_VARIABLE}: environment variable is not set or empty'
+    """It may be there at a later login, from a file for example: so the proxy starts, and says what fails until then."""
+    (said,) = [line for line in proxy.stderr.splitlines() if NO_VARIABLE in line]
+    words = f'nobody can log in with the account "app" of "shop" now: ${{env:{NO_VARIABLE}}}: environment variable is not set or empty'
     assert words in said
     assert "WARNING" in said
     checked = CommandLine(monkeypatch, capsys)("check", proxy.settings_path)
