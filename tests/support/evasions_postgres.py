@@ -27,7 +27,7 @@ rules:
   - {name: no-identity, match: {flag: identity_change}, action: block}
 """
 CODE_RULE = "  - {name: no-code, match: {flag: code_body}, action: block}\n"
-"""Beside POLICY for what only this can stop as long as no catalogue says which tables have triggers: the shipped policy has it too."""
+"""Beside POLICY for what only this can stop as long as no catalogue says which tables have triggers and rules: the shipped policy has it too."""
 SETUP = (
     "drop role if exists other",
     "create role other",
@@ -287,7 +287,7 @@ _SEVERAL: dict[str, tuple[tuple[str, ...], ...]] = {
 class Evasion:
     """messages: in order, each a Query or, if is_extended, a Parse, Bind and Execute. name: what it is made of.
 
-    is_trigger: it runs in a statement that names nothing of it, see CODE_RULE.
+    is_trigger: it runs as a trigger or rule, in a statement that names nothing of it, see CODE_RULE.
     """
 
     rule: str
@@ -332,7 +332,7 @@ def _one(choose: random.Random, rule: str, names: dict[str, str], database: str)
         messages = [" ; ".join(messages)]
     messages = [respell(choose, each) if choose.randrange(4) else each for each in messages]
     is_extended = choose.randrange(4) == 0 and not any(";" in each for each in messages)
-    return Evasion(rule, head, tuple(messages), is_extended, head.endswith("/ trigger"))
+    return Evasion(rule, head, tuple(messages), is_extended, head.endswith(("/ trigger", "/ rule")))
 
 
 def _table(choose: random.Random, name: str, database: str) -> str:
