@@ -176,6 +176,14 @@ class Proxy:
                 )
             time.sleep(0.05)
 
+    def wait_for_next(self, type_: str, count: int) -> dict[str, Any]:
+        """The record that follows the first count records of that type, waiting for it to appear."""
+        deadline = time.monotonic() + 10
+        while len(found := self.records(type_)) <= count:
+            assert time.monotonic() < deadline, f"no further {type_} within 10 s"
+            time.sleep(0.02)
+        return found[count]
+
     def get(self, path: str) -> tuple[int, str]:
         """GET from the admin listener. Returns status and body."""
         return _get(self.admin, path)
