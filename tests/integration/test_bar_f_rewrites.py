@@ -139,14 +139,14 @@ def gets_through(arena: Arena, proxy: Proxy, evasion: Evasion, before: str) -> s
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("rule", RULES)
 def test_no_rewrite_of_what_is_forbidden_is_executed(arena: Arena, rule: str) -> None:
-    wanted = scaled(8, 320)
+    wanted = scaled(5, 320)
     before = arena.reset()
     assert before
     tried, ran, forms = 0, [], set()
     potent = 0
     for evasion in evasions(rule, 4, str(arena.made), str(arena.canary), DATABASE):
         tried += 1
-        assert tried < wanted * 8, "hardly any rewrite does anything: the templates are wrong"
+        assert tried < wanted * 8 + 20, "hardly any rewrite does anything: the templates are wrong"
         if not does_it(arena, evasion, before):
             continue
         potent += 1
