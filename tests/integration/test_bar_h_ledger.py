@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -10,8 +11,10 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,13 +22,14 @@ from typing import Any
 import orjson
 import psycopg
 import pytest
+from support.bar import prepare
 from support.faults import FaultyDisk
 from support.figures import record, report, scaled
 from support.load import Load, mixed, mixed_known, writes
-from support.proxy import Proxy
+from support.proxy import Proxy, running_proxy
 from support.raw_client import errors, logged_in
 from support.requirements import go_without
-from support.servers import Database
+from support.servers import Database, PostgresServer, fresh_database
 
 from dbproxy.audit.segment import find_segments, open_segment
 from dbproxy.audit.verify import Status, verify_directory
@@ -33,20 +37,77 @@ from dbproxy.audit.verify import Status, verify_directory
 pytestmark = pytest.mark.integration
 
 MakeProxy = Callable[..., Proxy]
-MARK = re.compile(rb"m-[0-9]+-[0-9]+")
+MARK = re.compile(rb"m[a-z]+-[0-9]+-[0-9]+")
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> FaultyDisk:
-    return FaultyDisk(tmp_path)
+def marks_in(records: Iterable[dict[str, Any]], load: Load) -> list[str]:
+    """The marks of a load in the texts of intents."""
+    found = [mark.decode() for each in records for mark in MARK.findall(each.get("sql", "").encode())]
+    return [mark for mark in found if mark.startswith(f"{load.prefix}-")]
+
+
+def ran_of(vault: Database, mark: int, load: Load) -> set[str]:
+    """Likewise, of what the server has begun to run."""
+    return set(marks_in([{"sql": text} for text in vault.statements(mark)], load))
 
 
 def with_audit(**audit: object) -> Callable[[dict[str, Any]], None]:
     def change(settings: dict[str, Any]) -> None:
-        settings["audit"] |= audit
+        settings["audit"] |= {"heartbeat_s": 1} | audit
         settings["limits"] = {"max_sessions_per_user": 500, "max_sessions_per_address": 500}
 
     return change
+
+
+@pytest.fixture(scope="module")
+def vault(postgres: PostgresServer) -> Iterator[Database]:
+    """One for all tests here; what they write has a mark of their own."""
+    with fresh_database(postgres, "test_bar_h_ledger") as database:
+        yield prepare(database)
+
+
+@dataclass
+class Faulty:
+    """A proxy whose disk does as told. Several tests use it, so it must be well again after each."""
+
+    proxy: Proxy
+    disk: FaultyDisk
+
+
+@pytest.fixture(scope="module")
+def proxies(vault: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Faulty]]:
+    """One proxy for each durability, started when first asked for. In the end nothing is missing from their ledgers."""
+    found: dict[str, Faulty] = {}
+    with contextlib.ExitStack() as stack:
+
+        def find(durability: str) -> Faulty:
+            if durability not in found:
+                folder = tmp_path_factory.mktemp(durability)
+                disk = FaultyDisk(folder)
+                proxy = stack.enter_context(
+                    running_proxy(
+                        folder / "proxy",
+                        vault.server,
+                        database=vault.name,
+                        change=with_audit(durability=durability),
+                        environment=disk.environment,
+                    )
+                )
+                found[durability] = Faulty(proxy, disk)
+            return found[durability]
+
+        yield find
+    for each in found.values():
+        whole(each.proxy.ledger)
+
+
+@pytest.fixture(scope="module")
+def rotating(vault: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy with small segments that are soon too old."""
+    change = with_audit(segment_bytes=64 << 10, segment_age_s=1)
+    with running_proxy(tmp_path_factory.mktemp("rotating"), vault.server, database=vault.name, change=change) as proxy:
+        yield proxy
+    whole(proxy.ledger)
 
 
 def all_records(directory: Path) -> list[dict[str, Any]]:
@@ -60,8 +121,9 @@ def all_records(directory: Path) -> list[dict[str, Any]]:
 
 
 def whole(directory: Path) -> None:
-    result = verify_directory(directory)
-    assert result.status is Status.OK or result.problem is None, result.problem
+    """Also while the proxy runs. Its totals agree as well: there are heartbeats every second."""
+    result = verify_directory(directory, settle_s=0.5)
+    assert result.status is Status.OK, result.problem
 
 
 def outcomes(records: list[dict[str, Any]]) -> dict[tuple[str, int], str]:
@@ -93,15 +155,17 @@ def runs(connection: psycopg.Connection[Any]) -> bool:
 @pytest.mark.parametrize("durability", ["tiered", "durable"])
 @pytest.mark.parametrize("call", ["fdatasync", "write"])
 def test_when_the_disk_fails_statements_are_refused_and_sessions_stay(
-    make_proxy: MakeProxy, vault: Database, disk: FaultyDisk, durability: str, call: str
+    proxies: Callable[[str], Faulty], vault: Database, durability: str, call: str
 ) -> None:
     """H4: refused within 1 s, resumed within 2 s, no session lost, nothing ran unrecorded."""
-    proxy = make_proxy(database=vault.name, change=with_audit(durability=durability), environment=disk.environment)
+    faulty = proxies(durability)
+    proxy, disk = faulty.proxy, faulty.disk
     mark = vault.server.log.mark()
-    load = Load(proxy, vault.name, sessions=16)
+    resumed = len(proxy.records("audit.resumed"))
+    load = Load(proxy, vault.name, sessions=16, prefix=f"m{call}{durability}")
 
     def trouble() -> None:
-        time.sleep(0.7)
+        time.sleep(0.4)
         disk.set(**{call: {"errno": errno.EIO}})
         broken_at = time.monotonic()
         wait_until(lambda: bool(load.refused), 1.0, "statements are not refused 1 s after the disk has failed")
@@ -118,43 +182,47 @@ def test_when_the_disk_fails_statements_are_refused_and_sessions_stay(
             refused_after_s=round(refused_after, 3),
             resumed_after_s=round(time.monotonic() - healed_at, 3),
         )
+        load.finish()
 
-    load.run(3.5, writes, during=trouble)
+    load.run(10, writes, during=trouble)
     assert load.broken == 0, "sessions were lost"
     assert len(load.refused) >= 16
-    ran = {m.decode() for text in vault.statements(mark) for m in MARK.findall(text.encode())}
+    ran = ran_of(vault, mark, load)
     assert ran == set(load.acknowledged), "what was refused ran, or what was acknowledged did not"
-    assert proxy.stop() == 0
-    whole(proxy.ledger)
+    wait_until(lambda: is_settled(proxy), 10, "an intent has no outcome")
     records = all_records(proxy.ledger)
     found, ends = intents(records), outcomes(records)
-    assert found.keys() == ends.keys()
     for key, intent in found.items():
-        marks = MARK.findall(intent.get("sql", "").encode())
+        marks = marks_in([intent], load)
         if marks and ends[key] not in {"refused", "skipped"}:
-            assert marks[0].decode() in ran
-    recorded = {m.decode() for each in found.values() for m in MARK.findall(each.get("sql", "").encode())}
-    assert ran <= recorded
-    assert any(each["type"] == "audit.resumed" for each in records)
+            assert marks[0] in ran
+    assert ran <= set(marks_in(found.values(), load))
+    assert len(proxy.records("audit.resumed")) > resumed
+    whole(proxy.ledger)
+
+
+def is_settled(proxy: Proxy) -> bool:
+    """Whether every intent has its outcome."""
+    records = all_records(proxy.ledger)
+    return intents(records).keys() == outcomes(records).keys()
 
 
 def test_a_pipeline_whose_records_cannot_be_synced_is_refused_as_a_whole(
-    make_proxy: MakeProxy, vault: Database, disk: FaultyDisk
+    proxies: Callable[[str], Faulty], vault: Database
 ) -> None:
-    proxy = make_proxy(database=vault.name, change=with_audit(durability="durable"), environment=disk.environment)
-    with proxy.connect("alice", vault.name) as connection:
+    faulty = proxies("durable")
+    with faulty.proxy.connect("alice", vault.name) as connection:
         connection.execute("BEGIN")
         connection.execute("INSERT INTO notes VALUES (70, 'kept only if all is')")
-        disk.set(fdatasync={"errno": errno.EIO})
+        faulty.disk.set(fdatasync={"errno": errno.EIO})
         with pytest.raises(psycopg.errors.IoError, match="was not run"), connection.pipeline():
             for number in range(5):
                 connection.execute("INSERT INTO notes VALUES (%s, 'never')", [71 + number])
-        disk.set()
+        faulty.disk.set()
         assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INERROR
         wait_until(lambda: _rolls_back(connection), 2.0, "the session does not go on")
-        assert connection.execute("SELECT count(*) FROM notes WHERE id >= 70").fetchone() == (0,)
-    assert proxy.stop() == 0
-    whole(proxy.ledger)
+        assert connection.execute("SELECT count(*) FROM notes WHERE id BETWEEN 70 AND 79").fetchone() == (0,)
+    whole(faulty.proxy.ledger)
 
 
 def _rolls_back(connection: psycopg.Connection[Any]) -> bool:
@@ -167,22 +235,21 @@ def _rolls_back(connection: psycopg.Connection[Any]) -> bool:
 
 @pytest.mark.parametrize("durability", ["tiered", "durable"])
 def test_a_slow_disk_slows_nobody_down_but_who_must_wait(
-    make_proxy: MakeProxy, vault: Database, disk: FaultyDisk, durability: str
+    proxies: Callable[[str], Faulty], vault: Database, durability: str
 ) -> None:
     """H5: each fdatasync takes 200 ms more; 64 sessions, every fifth statement a write.
 
     With `durable` every statement waits for a sync that begins after it: 64 sessions with one statement each under way can
     run 64 statements in 200 to 400 ms and no more, whoever builds the proxy; the bar's 500 a second are for `tiered`.
     """
-    proxy = make_proxy(database=vault.name, change=with_audit(durability=durability), environment=disk.environment)
+    proxy, disk = proxies(durability).proxy, proxies(durability).disk
     load = Load(proxy, vault.name, sessions=64)
-    load.run(1.0, mixed_known)
+    load.run(0.5, mixed_known)
     before_kib = proxy.memory_kib()
     lag_before = _lag(proxy)
     disk.set(fdatasync={"sleep": 0.2})
     load = Load(proxy, vault.name, sessions=64)
-    seconds = scaled(4, 20)
-    took = load.run(seconds, mixed_known)
+    took = load.run(scaled(3, 20), mixed_known)
     disk.set()
     lag = {bound: count - lag_before[bound] for bound, count in _lag(proxy).items()}
     rate = len(load.acknowledged) / took
@@ -218,102 +285,92 @@ def _lag(proxy: Proxy) -> dict[str, float]:
     return found
 
 
-def test_rotation_under_load_loses_and_repeats_nothing(make_proxy: MakeProxy, vault: Database) -> None:
+def test_rotation_under_load_loses_and_repeats_nothing(rotating: Proxy, vault: Database) -> None:
     """H9: by size, by signal and by age, while closed segments are compressed."""
-    proxy = make_proxy(database=vault.name, change=with_audit(segment_bytes=256 << 10, segment_age_s=1))
-    rotations = scaled(15, 100)
-    load = Load(proxy, vault.name, sessions=16)
+    rotations = scaled(10, 100)
+    load = Load(rotating, vault.name, sessions=16, prefix="mrotate")
 
     def rotate() -> None:
         for _ in range(rotations):
-            proxy.process.send_signal(signal.SIGUSR1)
+            rotating.process.send_signal(signal.SIGUSR1)
             time.sleep(0.15)
+        time.sleep(1.2)
+        load.finish()
 
-    load.run(rotations * 0.15 + 2.5, mixed, during=rotate)
-    wait_until(lambda: any(proxy.ledger.glob("*.gz")), 60, "compression, which takes what time the load leaves")
-    assert proxy.stop() == 0
+    load.run(rotations * 0.15 + 10, mixed, during=rotate)
     assert load.broken == 0
-    segments = [path for each in find_segments(proxy.ledger).values() for _, path in each]
-    records = all_records(proxy.ledger)
-    marks = [m.decode() for each in intents(records).values() for m in MARK.findall(each.get("sql", "").encode())]
+    wait_until(lambda: list(rotating.ledger.glob("*.gz")) != [], 10, "nothing is compressed")
+    segments = [path for each in find_segments(rotating.ledger).values() for _, path in each]
+    marks = marks_in(intents(all_records(rotating.ledger)).values(), load)
     missing = set(load.acknowledged) - set(marks)
-    result = verify_directory(proxy.ledger)
-    compressed = sum(path.name.endswith(".gz") for path in segments)
+    result = verify_directory(rotating.ledger, settle_s=0.5)
     record(
         "H9",
         "rotation by size, age and signal under load: acknowledged statements missing, or twice",
         count=len(load.acknowledged),
         failures=len(missing) + len(marks) - len(set(marks)) + (result.problem is not None),
         segments=len(segments),
-        compressed=compressed,
+        compressed=sum(path.name.endswith(".gz") for path in segments),
     )
     assert len(segments) > rotations
-    assert compressed
 
 
-@pytest.mark.parametrize("change", ["rename", "copytruncate", "delete"])
-def test_an_external_log_rotation_is_noticed_and_reported(make_proxy: MakeProxy, vault: Database, change: str) -> None:
-    """H9, H4: whoever renames, truncates or deletes the segment under the writer; statements go on, recorded."""
-    proxy = make_proxy(database=vault.name)
-    load = Load(proxy, vault.name, sessions=8)
-
-    def disturb() -> None:
-        time.sleep(0.7)
-        for segments in find_segments(proxy.ledger).values():
-            path = segments[-1][1]
-            if change == "rename":
-                path.rename(path.with_suffix(".jsonl.1"))
-            elif change == "delete":
-                path.unlink()
-            else:
-                path.with_suffix(".jsonl.1").write_bytes(path.read_bytes())
-                os.truncate(path, 0)
-
-    load.run(3.5, mixed, during=disturb)
-    assert load.broken == 0
-    assert proxy.stop() == 0
-    lost = [each for each in all_records(proxy.ledger) if each["type"] == "segment.lost"]
-    assert lost
-    assert {each["reason"] for each in lost} == {"truncated" if change == "copytruncate" else "deleted"}
-    result = verify_directory(proxy.ledger)
-    if change == "copytruncate":
-        assert result.status is Status.TAMPERED, "records are gone from the ledger's file, and that must show"
-    else:
-        assert result.problem is None, result.problem
-
-
-def test_without_free_descriptors_statements_run_and_are_recorded(make_proxy: MakeProxy, vault: Database) -> None:
+def test_without_free_descriptors_statements_run_and_are_recorded(rotating: Proxy, vault: Database) -> None:
     """H4: rotation cannot open a file; the segment goes on."""
-    proxy = make_proxy(database=vault.name, change=with_audit(segment_bytes=64 << 10))
-    pids = _family(proxy.process.pid)
-    load = Load(proxy, vault.name, sessions=8)
+    load = Load(rotating, vault.name, sessions=8, prefix="mdescriptors")
 
     def exhaust() -> None:
-        time.sleep(0.5)
-        limits = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids}
-        limits = {pid: limit for pid, limit in limits.items() if limit[1] > 64}  # children that may open nothing at all
+        time.sleep(0.3)
+        limits = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in rotating.pids}
         for pid, (_, hard) in limits.items():
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))
         time.sleep(1.0)
         for pid, limit in limits.items():
             resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+        time.sleep(0.3)
+        load.finish()
 
-    load.run(2.5, writes, during=exhaust)
+    load.run(10, writes, during=exhaust)
     assert load.broken == 0
-    assert proxy.stop() == 0
-    whole(proxy.ledger)
-    recorded = {
-        m.decode() for each in intents(all_records(proxy.ledger)).values() for m in MARK.findall(each["sql"].encode())
-    }
-    assert set(load.acknowledged) <= recorded
+    whole(rotating.ledger)
+    assert set(load.acknowledged) <= set(marks_in(intents(all_records(rotating.ledger)).values(), load))
 
 
-def _family(pid: int) -> list[int]:
-    found = [pid]
-    for each in found:
-        for task in Path(f"/proc/{each}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_text().split()]
-    return found
+def test_an_external_log_rotation_is_noticed_and_reported(make_proxy: MakeProxy, vault: Database) -> None:
+    """H9, H4: whoever renames, deletes or truncates the segment under the writer; statements go on, recorded. Only what is cut off is gone."""
+    proxy = make_proxy(database=vault.name, change=with_audit())
+    load = Load(proxy, vault.name, sessions=8, prefix="mexternal")
+    verdicts: dict[str, Status] = {}
+
+    def disturb() -> None:
+        for change in ("rename", "delete", "copytruncate"):
+            time.sleep(0.3)
+            for segments in find_segments(proxy.ledger).values():
+                path = segments[-1][1]
+                if change == "rename":
+                    path.rename(path.with_suffix(".jsonl.1"))
+                elif change == "delete":
+                    path.unlink()
+                else:
+                    path.with_suffix(".jsonl.2").write_bytes(path.read_bytes())
+                    os.truncate(path, 0)
+                seen = {
+                    "rename": {"deleted": 3},
+                    "delete": {"deleted": 6},
+                    "copytruncate": {"deleted": 3, "truncated": 3},
+                }[change]
+            wait_until(lambda seen=seen: lost(proxy) == seen, 10, f"{change} is not noticed")  # type: ignore[misc] # bound now
+            verdicts[change] = verify_directory(proxy.ledger, settle_s=0.5).status
+        load.finish()
+
+    load.run(40, mixed, during=disturb)
+    assert load.broken == 0
+    assert verdicts == {"rename": Status.OK, "delete": Status.OK, "copytruncate": Status.TAMPERED}
+
+
+def lost(proxy: Proxy) -> dict[str, int]:
+    """How often the three chains say that a file was changed, as far as they are there: what was cut off may have said so too."""
+    return Counter(each["reason"] for each in all_records(proxy.ledger) if each["type"] == "segment.lost")
 
 
 @pytest.fixture
@@ -338,11 +395,11 @@ def test_a_volume_that_is_full_refuses_and_resumes_in_time(
         database=vault.name, change=with_audit(directory=str(directory), reserve_bytes=1 << 20, durability="durable")
     )
     mark = vault.server.log.mark()
-    load = Load(proxy, vault.name, sessions=16)
+    load = Load(proxy, vault.name, sessions=16, prefix="mfull")
     filler = small_volume / "filler"
 
     def fill() -> None:
-        time.sleep(0.5)
+        time.sleep(0.3)
         with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(1 << 16))
@@ -351,15 +408,14 @@ def test_a_volume_that_is_full_refuses_and_resumes_in_time(
         filler.unlink()
         count = len(load.acknowledged)
         wait_until(lambda: len(load.acknowledged) > count + 16, 2.0, "nothing runs 2 s after there is room")
+        load.finish()
 
-    load.run(4.0, writes, during=fill)
+    load.run(10, writes, during=fill)
     assert load.broken == 0
-    ran = {m.decode() for text in vault.statements(mark) for m in MARK.findall(text.encode())}
+    ran = ran_of(vault, mark, load)
     assert proxy.stop() == 0
     whole(directory)
-    recorded = {
-        m.decode() for each in intents(all_records(directory)).values() for m in MARK.findall(each["sql"].encode())
-    }
+    recorded = set(marks_in(intents(all_records(directory)).values(), load))
     record(
         "H3",
         "full volume under load: ran unrecorded, or acknowledged and not run",
@@ -369,29 +425,66 @@ def test_a_volume_that_is_full_refuses_and_resumes_in_time(
     )
 
 
-def test_a_volume_turned_read_only_refuses_and_resumes(
-    make_proxy: MakeProxy, vault: Database, disk: FaultyDisk
-) -> None:
+def test_a_volume_turned_read_only_refuses_and_resumes(proxies: Callable[[str], Faulty], vault: Database) -> None:
     """H4: as after errors of the file system; the kernel does not let anybody ask for it while files are open for writing."""
-    proxy = make_proxy(database=vault.name, environment=disk.environment)
-    with proxy.connect("alice", vault.name) as connection:
+    faulty = proxies("tiered")
+    with faulty.proxy.connect("alice", vault.name) as connection:
         assert runs(connection)
-        disk.set(write={"errno": errno.EROFS}, create={"errno": errno.EROFS})
+        faulty.disk.set(write={"errno": errno.EROFS}, create={"errno": errno.EROFS})
         wait_until(lambda: not runs(connection), 1.0, "statements run on a read-only volume")
-        time.sleep(1.0)  # several attempts to resume
+        time.sleep(0.8)  # several attempts to resume
         assert not runs(connection)
-        disk.set()
+        faulty.disk.set()
         wait_until(lambda: runs(connection), 2.0, "statements do not run again")
-    assert proxy.stop() == 0
-    whole(proxy.ledger)
+    whole(faulty.proxy.ledger)
+
+
+def test_heartbeats_tell_what_each_process_has_written(proxies: Callable[[str], Faulty], vault: Database) -> None:
+    proxy = proxies("tiered").proxy
+    with proxy.connect("alice", vault.name) as connection:
+        for number in range(5):
+            connection.execute(f"SELECT {number}".encode())
+    ended = {each["session"] for each in proxy.records("session.end")}
+    before = len(proxy.records("heartbeat"))
+    wait_until(lambda: len(proxy.records("heartbeat")) >= before + 6, 10, "heartbeats come by the clock")
+    for slot in (1, 2):
+        last = [each for each in proxy.records_of(slot) if each["type"] == "heartbeat"][-1]
+        until = [each for each in proxy.records_of(slot) if each["seq"] < last["seq"]]
+        assert last["records"] == len(until)
+        assert last["intents"] == sum(each["type"] == "statement.intent" for each in until)
+        assert last["outcomes"] == sum(each["type"] == "statement.outcome" for each in until)
+        assert last["sessions"] == sum(each["type"] == "session.start" for each in until)
+        assert last["dropped"] == 0
+    control = [each for each in proxy.records_of(0) if each["type"] == "heartbeat"][-1]
+    assert [slot for slot, _ in control["heads"]] == [1, 2]
+    assert ended
+
+
+def test_everyone_reads_at_once_while_a_write_waits_for_the_disk(
+    proxies: Callable[[str], Faulty], vault: Database
+) -> None:
+    faulty = proxies("tiered")
+    with faulty.proxy.connect("alice", vault.name) as writer, faulty.proxy.connect("bob", vault.name) as reader:
+        reader.execute("SELECT 1")
+        faulty.disk.set(fdatasync={"sleep": 1.0})
+        with ThreadPoolExecutor(1) as pool:
+            write = pool.submit(writer.execute, "INSERT INTO notes VALUES (5, 'waits')")
+            began = time.monotonic()
+            while not write.done():
+                reader.execute("SELECT 1")
+                count = time.monotonic() - began
+                assert count < 10
+            assert write.result() is not None
+            assert time.monotonic() - began > 0.8
+        faulty.disk.set()
 
 
 def test_a_statement_of_16_mib_is_kept_whole_and_a_larger_one_ends_the_session(
-    make_proxy: MakeProxy, vault: Database
+    proxies: Callable[[str], Faulty], vault: Database
 ) -> None:
     """H13."""
     limit = 16 << 20
-    proxy = make_proxy(database=vault.name, change=with_audit())
+    proxy = proxies("tiered").proxy
     rng = Random(16)
     beginning, end = b"select length('", b"')"
     # Of all kinds of characters that JSON writes longer than they are.
@@ -407,54 +500,16 @@ def test_a_statement_of_16_mib_is_kept_whole_and_a_larger_one_ends_the_session(
         row = connection.execute(text, prepare=False).fetchone()
         took = time.monotonic() - began
         assert row == (len(body.decode()),)
-        ended = proxy.wait_for_record(
-            lambda each: each["type"] == "statement.outcome" and each["status"] == "ok" and each["duration_ms"] > 0
-        )
-        assert ended
     with logged_in(proxy.address("alice", vault.name)) as client:
         client.send(b"Q" + (limit + 5).to_bytes(4, "big") + b"select 1; -- and much more to come")
         assert errors(client.to_the_end()) == ["54000"]
-    assert proxy.stop() == 0
     whole(proxy.ledger)
     large = [
-        each for each in all_records(proxy.ledger) if each["type"] == "statement.intent" and each["sql_bytes"] > 1000
+        each
+        for each in all_records(proxy.ledger)
+        if each["type"] == "statement.intent" and each.get("sql_bytes", 0) > 100_000
     ]
     assert [each["sql_bytes"] for each in large] == [len(text)]
     assert large[0]["sql"].encode() == text
     assert large[0]["sql_sha256"] == hashlib.sha256(text).hexdigest()
     report("H13", "a statement of 16 MiB, kept whole", count=1, failures=0, bytes=len(text), seconds=round(took, 2))
-
-
-def test_heartbeats_tell_what_each_process_has_written(make_proxy: MakeProxy, vault: Database) -> None:
-    proxy = make_proxy(database=vault.name, change=with_audit(heartbeat_s=1))
-    with proxy.connect("alice", vault.name) as connection:
-        for _ in range(5):
-            connection.execute("SELECT 1")
-        time.sleep(2.5)  # heartbeats come by the clock
-    assert proxy.stop() == 0
-    beats = [each for each in all_records(proxy.ledger) if each["type"] == "heartbeat"]
-    assert len(beats) >= 2
-    last = max(beats, key=lambda each: each["intents"])
-    assert last["intents"] >= 5
-    assert last["dropped"] == 0
-    by_slot = [each for each in beats if each["slot"] == last["slot"]]
-    assert [each["records"] for each in by_slot] == sorted(each["records"] for each in by_slot)
-
-
-def test_everyone_reads_at_once_while_a_write_waits_for_the_disk(
-    make_proxy: MakeProxy, vault: Database, disk: FaultyDisk
-) -> None:
-    proxy = make_proxy(database=vault.name, environment=disk.environment)
-    with proxy.connect("alice", vault.name) as writer, proxy.connect("bob", vault.name) as reader:
-        reader.execute("SELECT 1")
-        disk.set(fdatasync={"sleep": 1.0})
-        with ThreadPoolExecutor(1) as pool:
-            write = pool.submit(writer.execute, "INSERT INTO notes VALUES (5, 'waits')")
-            began = time.monotonic()
-            while not write.done():
-                reader.execute("SELECT 1")
-                count = time.monotonic() - began
-                assert count < 10
-            assert write.result() is not None
-            assert time.monotonic() - began > 0.8
-        disk.set()

@@ -50,6 +50,11 @@ class Load:
     refused: list[str] = field(default_factory=list)
     latencies_s: list[float] = field(default_factory=list)
     broken: int = 0
+    _until: float = 0.0
+
+    def finish(self) -> None:
+        """End the load now, for `during`."""
+        self._until = time.monotonic()
 
     def run(self, seconds: float, mix: Mix, *, during: Callable[[], object] | None = None) -> float:
         """Run until the time is over or every session is broken; during: in a thread beside it. Returns the seconds of load."""
@@ -58,10 +63,9 @@ class Load:
     async def _run(self, seconds: float, mix: Mix, during: Callable[[], object] | None) -> float:
         connections = await asyncio.gather(*(self._connect(number) for number in range(self.sessions)))
         began = time.monotonic()
+        self._until = began + seconds
         beside = asyncio.create_task(asyncio.to_thread(during)) if during is not None else None
-        await asyncio.gather(
-            *(self._session(each, number, began + seconds, mix) for number, each in enumerate(connections))
-        )
+        await asyncio.gather(*(self._session(each, number, mix) for number, each in enumerate(connections)))
         took = time.monotonic() - began
         if beside is not None:
             await beside
@@ -85,10 +89,10 @@ class Load:
             statement_cache_size=0,
         )
 
-    async def _session(self, connection: asyncpg.Connection, number: int, until: float, mix: Mix) -> None:
+    async def _session(self, connection: asyncpg.Connection, number: int, mix: Mix) -> None:
         rng = Random(f"{self.prefix} {number}")
         count = 0
-        while time.monotonic() < until:
+        while time.monotonic() < self._until:
             count += 1
             mark = f"{self.prefix}-{number}-{count}"
             began = time.monotonic()
