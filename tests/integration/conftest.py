@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.bar import POLICY, prepare
+from support.bar import OPEN_POLICY, POLICY, prepare
 from support.proxy import Proxy, running_proxy
 from support.servers import Database, PostgresServer
 
@@ -14,6 +14,20 @@ from support.servers import Database, PostgresServer
 def strict_proxy(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """One proxy for the whole run, in front of the newest server, with the policy of support.bar."""
     with running_proxy(tmp_path_factory.mktemp("strict"), postgres, policy=POLICY) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def open_proxy(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """As strict_proxy, with the policy that lets opaque code pass."""
+    with running_proxy(tmp_path_factory.mktemp("open"), postgres, policy=OPEN_POLICY, workers=1) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def default_proxy(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """As strict_proxy, with the shipped policy."""
+    with running_proxy(tmp_path_factory.mktemp("default"), postgres, policy="default", workers=1) as proxy:
         yield proxy
 
 

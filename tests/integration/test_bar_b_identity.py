@@ -70,7 +70,7 @@ def test_every_event_of_a_session_says_who_and_where(make_proxy: Callable[..., P
     )
 
 
-def test_changing_the_role_does_not_change_the_person(make_proxy: Callable[..., Proxy], vault: Database) -> None:
+def test_changing_the_role_does_not_change_the_person(open_proxy: Proxy, default_proxy: Proxy, vault: Database) -> None:
     """B6: and the shipped policy refuses it."""
     texts = (
         "set role app",
@@ -79,15 +79,14 @@ def test_changing_the_role_does_not_change_the_person(make_proxy: Callable[..., 
         "reset role",
         "set local role app",
     )
-    proxy = make_proxy(policy=OPEN_POLICY, database=vault.name)
-    with logged_in(proxy.address()) as client:
+    with logged_in(open_proxy.address(database=vault.name)) as client:
         for text in texts:
             client.query(text)
         client.query("select 'as whom'")
-    people = {each["person"] for each in proxy.records("statement.intent")}
-    assert people == {"alice"}
-    strict = make_proxy(policy="default", database=vault.name)
-    with logged_in(strict.address()) as client:
+    intents = [each for each in open_proxy.records("statement.intent") if each["database"] == vault.name]
+    assert [each["sql"] for each in intents] == [*texts, "select 'as whom'"]
+    assert {each["person"] for each in intents} == {"alice"}
+    with logged_in(default_proxy.address(database=vault.name)) as client:
         codes = [errors(client.query(text)) for text in texts if text != "reset role"]
     record(
         "B6",

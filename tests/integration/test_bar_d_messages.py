@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from random import Random
 
 import pytest
 from support import pg_bytes as pg
-from support.bar import BLOCKED, OPEN_POLICY, statements_of_clients
+from support.bar import BLOCKED, statements_of_clients
 from support.figures import record, scaled
 from support.pg_model import Backend
 from support.pg_pipelines import random_pipeline
@@ -16,8 +15,6 @@ from support.raw_client import Left, RawClient, error_texts, errors, logged_in, 
 from support.recorder import Finished
 from support.relays import Pair
 from support.servers import Database
-
-pytestmark = pytest.mark.workers(1)
 
 SYNC = pg.sync()
 COPY_IN = "copy notes from stdin"
@@ -32,13 +29,12 @@ def session_records(proxy: Proxy, database: str, pid: int) -> list[dict[str, obj
     return [each for each in proxy.records() if each.get("session") == end["session"]]
 
 
-def test_functions_called_by_number_are_refused(make_proxy: Callable[..., Proxy], vault: Database) -> None:
+def test_functions_called_by_number_are_refused(default_proxy: Proxy, vault: Database) -> None:
     """D9: under the shipped policy, whatever the function; the server never gets to see the number."""
     count = scaled(100, 3000)
     found = vault.fetch(f"select oid, pronargs from pg_proc where prokind = 'f' order by md5(proname) limit {count}")
-    proxy = make_proxy(policy="default", database=vault.name)
     mark = vault.server.log.mark()
-    with logged_in(proxy.address()) as client:
+    with logged_in(default_proxy.address(database=vault.name)) as client:
         codes = []
         for oid, arguments in found:
             codes += errors(client.run(pg.function_call(oid, [b"1"] * arguments)))
@@ -48,7 +44,7 @@ def test_functions_called_by_number_are_refused(make_proxy: Callable[..., Proxy]
         pid = client.process_id
     calls = [each for each in vault.server.log.statements(mark, database=vault.name) if each.how == "fastpath"]
     assert set(codes) == {BLOCKED}
-    refused = [each for each in session_records(proxy, vault.name, pid) if each["type"] == "statement.refused"]
+    refused = [each for each in session_records(default_proxy, vault.name, pid) if each["type"] == "statement.refused"]
     unrecorded = len(codes) - len(refused)
     record(
         "D9",
@@ -58,18 +54,15 @@ def test_functions_called_by_number_are_refused(make_proxy: Callable[..., Proxy]
     )
 
 
-def test_functions_called_by_number_are_recorded_where_they_are_allowed(
-    make_proxy: Callable[..., Proxy], vault: Database
-) -> None:
-    proxy = make_proxy(policy=OPEN_POLICY, database=vault.name)
+def test_functions_called_by_number_are_recorded_where_they_are_allowed(open_proxy: Proxy, vault: Database) -> None:
     oid = vault.fetch("select 'int4pl'::regproc::oid::int")[0][0]
     mark = vault.server.log.mark()
-    with logged_in(proxy.address()) as client:
+    with logged_in(open_proxy.address(database=vault.name)) as client:
         for number in range(20):
             messages = client.run(pg.function_call(oid, [str(number).encode(), b"1"]))
             assert (errors(messages), states(messages)) == ([], "I"), error_texts(messages)
         pid = client.process_id
-    mine = session_records(proxy, vault.name, pid)
+    mine = session_records(open_proxy, vault.name, pid)
     intents = [each for each in mine if each["type"] == "statement.intent" and each["act"] == "call"]
     outcomes = [each for each in mine if each["type"] == "statement.outcome" and each["status"] == "ok"]
     calls = [each for each in vault.server.log.statements(mark, database=vault.name) if each.how == "fastpath"]
@@ -216,13 +209,10 @@ FORBIDDEN = [
 
 
 @pytest.mark.parametrize("how", ["simple", "extended"])
-def test_programs_and_files_of_the_server_are_out_of_reach(
-    make_proxy: Callable[..., Proxy], vault: Database, how: str
-) -> None:
+def test_programs_and_files_of_the_server_are_out_of_reach(default_proxy: Proxy, vault: Database, how: str) -> None:
     """D11: under the shipped policy, as a superuser would send it; each is refused by the proxy, none reaches the server."""
-    proxy = make_proxy(policy="default", database=vault.name)
     reached = []
-    with logged_in(proxy.address()) as client:
+    with logged_in(default_proxy.address(database=vault.name)) as client:
         for text in FORBIDDEN:
             mark = vault.server.log.mark()
             frames = [pg.query(text)] if how == "simple" else [pg.parse("", text), pg.bind(), pg.execute(), SYNC]

@@ -48,9 +48,14 @@ def prepare(database: Database) -> Database:
     return database
 
 
-def wait_for_session_ends(proxy: Proxy, session_count: int, timeout_s: float = 10) -> None:
-    """Wait until that many sessions have ended, so that every outcome is in the ledger."""
-    _retry(lambda: len(proxy.records("session.end")) >= session_count, timeout_s)
+def wait_for_session_ends(proxy: Proxy, session_count: int, timeout_s: float = 10, *, database: str = "") -> None:
+    """Wait until that many sessions (of a database) have ended, so that every outcome is in the ledger."""
+
+    def are_over() -> bool:
+        ends = [each for each in proxy.records("session.end") if database in ("", each["database"])]
+        return len(ends) >= session_count
+
+    _retry(are_over, timeout_s)
 
 
 def _retry(is_done: Callable[[], bool], timeout_s: float) -> None:
