@@ -18,7 +18,7 @@ from classifiers.effects import Kind
 from dbproxy.audit.ledger import AuditDown
 from dbproxy.audit.record import array_member, encode_text, members, parameter_digest, parameter_value, text_member
 from dbproxy.audit.types import EventType
-from dbproxy.catalogue.resolve import ANYTHING, find_made
+from dbproxy.catalogue.resolve import ANYTHING, EVERY_NAME, find_made
 from dbproxy.classifier.queue import Request
 from dbproxy.dialect import Dialect
 from dbproxy.judge import Entry, Judge, Ruling, make_entry, unknown_report
@@ -493,11 +493,13 @@ class Session:
         if ruling.resolution is None:
             return
         before = dict(self._context.derived)
+        if EVERY_NAME in before:
+            return
         derived = dict(before)
         for name, origins in find_made(report, ruling.resolution):
             derived[name] = tuple(sorted({*derived.get(name, ()), *origins}))
-        if len(derived) > _DERIVED_MAX:  # more is not kept in mind: from now on these may be copies of anything
-            derived = dict.fromkeys(before, (ANYTHING,))
+        if len(derived) > _DERIVED_MAX:  # more is not kept in mind: from now on every name may be a copy of anything
+            derived = {EVERY_NAME: (ANYTHING,)}
         if derived != before:
             self._context = replace(self._context, derived=tuple(derived.items()))
             self._changed()

@@ -25,6 +25,8 @@ from dbproxy.catalogue.model import ALL_WRITES, Body, Function, Hook, Named, Rel
 
 ANYTHING = "*.*"
 """The object of an effect whose real object is not known. A part of a real name is never "*" without quotes around all of it."""
+EVERY_NAME = "*"
+"""As a name in Derived: every one; for a session that has made more than is kept in mind."""
 MAX_REACHED = 5_000
 """More than that is not listed: a statement that reaches so much may reach anything."""
 MAX_DEPTH = 64
@@ -169,7 +171,9 @@ class _Walk:
         """An object that the text names."""
         parts = split_name(effect.object)
         relations = list(self._find(parts, self._path))
-        origins = self._derived.get(parts[-1])
+        names = [parts[-1], *(former for relation in relations for _, former in relation.former), EVERY_NAME]
+        known = [self._derived[name] for name in names if name in self._derived]
+        origins = None if not known else tuple(dict.fromkeys(origin for each in known for origin in each))
         for origin in origins or ():
             for relation in self._find(split_name(origin), None) if origin != ANYTHING else ():
                 self._use(relation, effect, f"derived {effect.object}", "s", 1)
@@ -448,7 +452,7 @@ def _columns(columns: tuple[str, ...], relation: Relation, *, only_known: bool =
 def find_made(report: Report, resolution: Resolution) -> Derived:
     """What a statement makes: the last part of each name that it creates or writes, with the names of what goes into it."""
     reads = {each.object for each in resolution.report.effects if each.mode == "read" and each.object}
-    creates = report.command in ("CREATE", "SELECT", "WITH") or report.statements != 1
+    creates = report.command not in ("ALTER", "DROP", "TRUNCATE", "COMMENT") or report.statements != 1
     made: dict[str, tuple[str, ...]] = {}
     for effect in report.effects:
         if effect.mode != "write" or not effect.object or "code_body" in effect.flags:

@@ -281,3 +281,16 @@ def test_a_report_without_a_catalogue_is_matched_no_less_with_one() -> None:
         kept = set(look(sql).report.effects)
         lost = [each for each in report.effects if each not in kept]
         assert all(each.kind is Kind.DYNAMIC and each.flags == {"unknown_function"} for each in lost)
+
+
+def test_a_copy_that_was_renamed_is_still_a_copy() -> None:
+    copy = Relation(20_100, "pg_temp_1", "renamed", "table", ("id",), former=(("pg_temp_1", "copy"),))
+    snapshot = replace(SNAPSHOT, relations=(*SNAPSHOT.relations, copy))
+    report = classify("postgres", b"select * from renamed", LexingState())
+    found = resolve(report, snapshot, ("app",), (("copy", ("hr.staff",)),))
+    assert "hr.staff" in {each.object for each in found.reached}
+
+
+def test_a_session_that_made_too_much_may_have_copied_anything() -> None:
+    found = look("select * from app.now", derived=(("*", (ANYTHING,)),))
+    assert ANYTHING in {each.object for each in found.reached}
