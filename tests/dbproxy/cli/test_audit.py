@@ -168,6 +168,24 @@ def test_verify_takes_keys_and_anchors_from_the_settings(signed: Path, settings:
     assert result.stdout.startswith("OK, anchored: ")
 
 
+def test_verify_compares_with_the_proxys_own_note_of_the_last_checkpoint(signed: Path, settings: list[str]) -> None:
+    """Only where the settings say where it stands; it is no anchor."""
+    anchors = (signed / "anchors").read_bytes().splitlines(keepends=True)
+    (signed / "anchors").unlink()
+    (signed / "state/audit-checkpoint.json").write_bytes(anchors[-1])
+    result = run.invoke(app, ["verify", *settings])
+    assert (result.exit_code, result.stdout.startswith("OK, signed: ")) == (0, True), result.output
+    control = sorted((signed / "audit").glob("audit-0-*.jsonl"))
+    last = next(path for path in control if b'"final\\":true' in path.read_bytes())
+    for path in control[control.index(last) :]:
+        path.unlink()
+    key = str(signed / "state/signing.key.pub")
+    assert run.invoke(app, ["verify", str(signed / "audit"), "--key", key]).exit_code == 2
+    result = run.invoke(app, ["verify", *settings])
+    assert result.exit_code == 1
+    assert "audit-checkpoint.json has 2 of" in result.stdout
+
+
 def test_verify_has_an_exit_code_for_what_is_not_anchored(signed: Path) -> None:
     anchors = signed / "anchors"
     anchors.write_bytes(anchors.read_bytes().splitlines(keepends=True)[0])
