@@ -117,6 +117,19 @@ class Report:
         return tuple(dict.fromkeys(e.object for e in self.effects if e.mode == "write" and e.object))
 
 
+class NameCase(StrEnum):
+    """Whether the server tells names of tables and schemas apart that differ in case only."""
+
+    WRITTEN = "written"
+    """Yes, and the report gives names as the server folds them (PostgreSQL)."""
+    KEPT = "kept"
+    """Yes; the report gives them as they were written."""
+    IGNORED = "ignored"
+    """No."""
+    UNKNOWN = "unknown"
+    """Nobody has asked it yet: for a rule that restricts it does not, for one that allows it does."""
+
+
 @dataclass(frozen=True, slots=True)
 class LexingState:
     """What the meaning of the bytes depends on. None: not known, so both readings must agree.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from classifiers.effects import LexingState, Report
+from classifiers.effects import LexingState, NameCase, Report
 from protocol.login import Startup
 
 
@@ -21,6 +21,7 @@ class Dialect:
     number, format, raw value) → (type name in ASCII, value as text); with None for the value only the name is asked for.
     is_write_tag: whether the server's completion text says that something was written.
     call_report: what a CALL does, by its name: something asked for by a number or a command, without SQL text.
+    name_case: how the server compares names of tables, as far as its confirmed parameters tell.
     startup_text: settings that the client asks for at login, as a statement that can be judged; b"" if there is nothing to judge.
     """
 
@@ -35,4 +36,5 @@ class Dialect:
     decode_parameter: Callable[[int, int, bytes | None], tuple[str, str | None]]
     is_write_tag: Callable[[bytes], bool]
     startup_text: Callable[[Startup], bytes]
+    name_case: Callable[[Mapping[str, str]], NameCase]
     call_report: Callable[[bytes], Report]

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from classifiers.effects import Effect, Kind, LexingState, Report
+from classifiers.effects import Effect, Kind, LexingState, NameCase, Report
 from config.settings import Limits, Listener, Target
 from dbproxy.connection_ids import ConnectionIds, Owner
 from dbproxy.dialect import Dialect
@@ -43,7 +43,7 @@ _PATH_QUERY = b"".join(
         b"SELECT CAST(IFNULL(DATABASE(),'') AS BINARY)",
         *(
             b",CAST(CONVERT(CONCAT('%b=',IFNULL(@@%b,'')) USING utf8mb4) AS BINARY)" % (name, name)
-            for name in (b"sql_mode", b"character_set_client")
+            for name in (b"sql_mode", b"character_set_client", b"lower_case_table_names")
         ),
     )
 )
@@ -79,6 +79,7 @@ def mysql_engine(connections: Path) -> Engine:
             decode_parameter=parse_parameter,
             is_write_tag=_is_write_tag,
             startup_text=_startup_text,
+            name_case=_name_case,
             call_report=_call_report,
         ),
         login=world.login,
@@ -200,6 +201,12 @@ def _lexing_state(parameters: Mapping[str, str]) -> LexingState:
 def _search_path(parameters: Mapping[str, str], role: str) -> tuple[str, ...] | None:
     """Never known without asking: sessions do not report sql_mode, and not every client lets them report anything."""
     return None
+
+
+def _name_case(parameters: Mapping[str, str]) -> NameCase:
+    """The server's setting is fixed when it is started, but it does not tell by itself: the proxy's first question asks for it."""
+    setting = parameters.get("lower_case_table_names", "")
+    return {"0": NameCase.KEPT, "1": NameCase.IGNORED, "2": NameCase.IGNORED}.get(setting, NameCase.UNKNOWN)
 
 
 def _parse_path(value: str, role: str) -> tuple[str, ...] | None:

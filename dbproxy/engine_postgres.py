@@ -6,7 +6,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 
-from classifiers.effects import LexingState, Report
+from classifiers.effects import LexingState, NameCase, Report
 from classifiers.search_path_postgres import parse_search_path
 from config.settings import Limits, Listener, Target
 from dbproxy.dialect import Dialect
@@ -114,6 +114,7 @@ POSTGRES = Engine(
         path_query=b"SHOW search_path",
         role_query=_ROLE_QUERY,
         own_role=_own_role,
+        name_case=lambda parameters: NameCase.WRITTEN,
         server_version=_server_version,
         decode_parameter=parse_parameter,
         is_write_tag=_is_write_tag,

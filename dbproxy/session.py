@@ -140,7 +140,8 @@ class Session:
         self._members = members(self._identity)
         self._server_user = start.server_user
         self._state = SessionState(dialect, dict(start.parameters), start.server_user)
-        self._context = replace(start.context, search_path=self._state.search_path)
+        state = self._state
+        self._context = replace(start.context, search_path=state.search_path, name_case=state.name_case)
         self._is_asking = False
         self._is_watched = judge.sights is not None and judge.sights.watches(start.context.target)
         self._has_defined = (
@@ -689,8 +690,8 @@ class Session:
     def _state_changed(self) -> None:
         """What is judged and recorded from now on is judged and recorded with what the state is now."""
         state = self._state
-        if state.search_path != self._context.search_path:
-            self._context = replace(self._context, search_path=state.search_path)
+        if (state.search_path, state.name_case) != (self._context.search_path, self._context.name_case):
+            self._context = replace(self._context, search_path=state.search_path, name_case=state.name_case)
         if state.role == self._server_user:  # events name the role where it may be another than the login's
             self._identity.pop("role", None)
         else:

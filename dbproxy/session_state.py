@@ -21,7 +21,7 @@ class SessionState:
     """parameters: as the server confirmed them; this object owns them. server_user: the role of the login.
 
     is_unsettled: something may have changed what unqualified names or literals mean. lexing: as reported last. lexing_changed: it was
-    another one before. search_path: None if not known. role: in force; None if not known. Methods that return a bool say whether
+    another one before. name_case: how the server compares names. search_path: None if not known. role: in force; None if not known. Methods that return a bool say whether
     judgements made before do not hold any more.
     """
 
@@ -34,6 +34,7 @@ class SessionState:
         "is_unsettled",
         "lexing",
         "lexing_changed",
+        "name_case",
         "parameters",
         "role",
         "search_path",
@@ -47,6 +48,7 @@ class SessionState:
         self.version = dialect.server_version(parameters)
         self.lexing = dialect.lexing_state(parameters)
         self.lexing_changed = False
+        self.name_case = dialect.name_case(parameters)
         self._path_role = server_user  # what "$user" stands for; itself once the role may be another one
         self._role_moved = False  # something that may change the role was forwarded, ever
         self.role: str | None = server_user
@@ -83,6 +85,10 @@ class SessionState:
         if lexing != self.lexing:
             self.lexing = lexing
             self.lexing_changed = changed = True
+        name_case = self._dialect.name_case(self.parameters)
+        if name_case is not self.name_case:
+            self.name_case = name_case
+            changed = True
         if name == "search_path":
             changed = self._set_path(self._dialect.search_path(self.parameters, self._path_role)) or changed
         return changed

@@ -7,8 +7,8 @@ Counterpart: the slow evaluator in tests/dbproxy/policy/reference.py.
 
 from __future__ import annotations
 
-from classifiers.effects import Effect, Kind, Report
-from dbproxy.policy.globs import NamePattern, readings
+from classifiers.effects import Effect, Kind, NameCase, Report
+from dbproxy.policy.globs import NamePattern, loosen, readings
 from dbproxy.policy.model import STRENGTH, Action, Condition, Context, Decision, Hit, Mode, Policy, Rule, Severity
 
 TEXT_FLAGS = frozenset(
@@ -51,6 +51,9 @@ def decide(policy: Policy, report: Report, context: Context) -> Decision:
     index = policy.index
     candidates = set(index.always)
     by_flag, by_kind, by_name = index.by_flag, index.by_kind, index.by_name
+    is_written = context.name_case is NameCase.WRITTEN
+    if not is_written:
+        by_name = index.by_loose_name
     is_unparsable = not effects  # a report that says nothing vouches for nothing
     is_dynamic = False
     for effect in effects:
@@ -64,7 +67,7 @@ def decide(policy: Policy, report: Report, context: Context) -> Decision:
             if not is_dynamic and not flags.isdisjoint(UNSEEN_FLAGS):
                 is_dynamic = True
         if by_name and effect.object:
-            name = effect.object
+            name = effect.object if is_written else loosen(effect.object)
             if "." not in name and '"' not in name:
                 candidates.update(by_name.get(name, ()))
             else:
@@ -220,13 +223,13 @@ def _are_all_code(patterns: tuple[NamePattern, ...], report: Report, context: Co
 
 
 def _any_may(patterns: tuple[NamePattern, ...], names: tuple[str, ...], context: Context) -> bool:
-    path = context.search_path
-    return any(pattern.may_match(name, path) for name in names if name for pattern in patterns)
+    path, case = context.search_path, context.name_case
+    return any(pattern.may_be(name, path, case) for name in names if name for pattern in patterns)
 
 
 def _all_must(patterns: tuple[NamePattern, ...], names: tuple[str, ...], context: Context) -> bool:
-    path = context.search_path
-    return all(name != "" and any(pattern.must_match(name, path) for pattern in patterns) for name in names)
+    path, case = context.search_path, context.name_case
+    return all(name != "" and any(pattern.must_be(name, path, case) for pattern in patterns) for name in names)
 
 
 def _describe(match: Condition, effect: Effect, report: Report, context: Context) -> str:

@@ -1,5 +1,8 @@
 """Patterns in policies: globs over plain texts, and names of database objects as PostgreSQL writes and folds them.
 
+Servers that compare names in other ways say so with a NameCase. What they could take for the same name is the same for a rule that
+restricts; a rule that allows, and an exception, need more than that.
+
 Only `*` and `?` are special. A pattern for an object is `name` or `schema.name`; parts fold to lower case unless "quoted", and a quoted
 part is taken literally. Pure; compiled once when a policy is loaded.
 """
@@ -7,7 +10,10 @@ part is taken literally. Pure; compiled once when a policy is loaded.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
+
+from classifiers.effects import NameCase
 
 Match = Callable[[str], object]
 """Truthy if the text matches."""
@@ -35,17 +41,45 @@ def fold(name: str) -> str:
     return name.translate(_FOLD)
 
 
+def loosen(name: str) -> str:
+    """Fold a name so that any two which some server takes for one become equal: case, and marks on letters."""
+    if name.isascii():
+        return name.lower()
+    return "".join(each for each in unicodedata.normalize("NFD", name.casefold()) if not unicodedata.combining(each))
+
+
 class NamePattern:
     """A compiled pattern for tables or functions.
 
     text: as written. last: the literal last part, None if it is a glob. Compared and hashed by text.
     """
 
-    __slots__ = ("_in_catalog", "_name", "_schema", "_schema_is_any", "last", "text")
+    __slots__ = (
+        "_in_catalog",
+        "_is_quoted",
+        "_loose",
+        "_name",
+        "_schema",
+        "_schema_is_any",
+        "_tight",
+        "last",
+        "text",
+    )
 
-    def __init__(self, text: str, *, is_function: bool = False) -> None:
-        """Compile. Raises ValueError with one sentence if the text is not a pattern."""
+    def __init__(self, text: str, *, is_function: bool = False, spelling: Callable[[str], str] | None = None) -> None:
+        """Compile. Raises ValueError with one sentence if the text is not a pattern.
+
+        spelling: what becomes of every part, quoted or not; the names that it is compared with must have been through it.
+        """
         parts = _split(text)
+        self._is_quoted = any(is_literal for _, is_literal in parts)
+        self._loose: NamePattern | None = None
+        self._tight: NamePattern | None = None
+        if spelling is None:
+            self._loose = NamePattern(text, is_function=is_function, spelling=loosen)
+            self._tight = NamePattern(text, is_function=is_function, spelling=fold)
+        else:
+            parts = [(spelling(part), is_literal) for part, is_literal in parts]
         if len(parts) > 2:
             raise ValueError("a name has at most two parts, schema.name; use match.database for the database")
         name, name_is_literal = parts[-1]
@@ -66,6 +100,21 @@ class NamePattern:
 
     def __repr__(self) -> str:
         return f"NamePattern({self.text!r})"
+
+    def may_be(self, name: str, search_path: tuple[str, ...] | None, case: NameCase) -> bool:
+        """As may_match, for a server that compares names in this way."""
+        if case is NameCase.WRITTEN or self._loose is None or (case is NameCase.KEPT and self._is_quoted):
+            return self.may_match(name, search_path)
+        # Also where case counts: who wrote `Customers` into a rule without quotes did not mean customers alone.
+        path = None if search_path is None else tuple(map(loosen, search_path))
+        return self._loose.may_match(loosen(name), path)
+
+    def must_be(self, name: str, search_path: tuple[str, ...] | None, case: NameCase) -> bool:
+        """As must_match, for a server that compares names in this way."""
+        if case is not NameCase.IGNORED or self._tight is None:
+            return self.must_match(name, search_path)
+        path = None if search_path is None else tuple(map(fold, search_path))
+        return self._tight.must_match(fold(name), path)
 
     def may_match(self, name: str, search_path: tuple[str, ...] | None) -> bool:
         """True unless the object is certainly another one.

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path as FilePath
 
-from classifiers.effects import FLAGS, Kind
+from classifiers.effects import FLAGS, Kind, NameCase
 from config.check import check_document, salvage
 from config.document import MAX_BYTES, Document, Path, parse_document, render_path
 from config.errors import ConfigError, Problem, suggest
 from config.files import read_trusted
 from config.settings import SHIPPED_POLICIES, read_network
 from dbproxy.policy.document import DefaultsSpec, MatchSpec, PolicyFile, RuleAction, RuleMode, RuleSpec
-from dbproxy.policy.globs import NamePattern, compile_glob, has_glob
+from dbproxy.policy.globs import NamePattern, compile_glob, has_glob, loosen
 from dbproxy.policy.model import STRENGTH, Action, Condition, Context, ContextTest, Mode, Policy, Rule, Severity
 from dbproxy.policy.redundant import find_redundant
 
@@ -362,16 +362,22 @@ def _check_not_empty(text: str) -> None:
 
 def _test_attribute(key: str) -> Callable[[list[str]], Callable[[Context], bool | None]]:
     read: Callable[[Context], str] = attrgetter(key)
+    is_name = key == "database"
 
     def make(values: list[str]) -> Callable[[Context], bool | None]:
         literals = frozenset(value for value in values if not has_glob(value))
         globs = tuple(compile_glob(value) for value in values if has_glob(value))
-        if not globs:
+        loose = tuple(compile_glob(loosen(value)) for value in values)
+        if not globs and not is_name:
             return lambda context: read(context) in literals
 
-        def test(context: Context) -> bool:
+        def test(context: Context) -> bool | None:
             value = read(context)
-            return value in literals or any(glob(value) for glob in globs)
+            if value in literals or any(glob(value) for glob in globs):
+                return True
+            if is_name and context.name_case is not NameCase.WRITTEN and any(each(loosen(value)) for each in loose):
+                return None  # the server may take it for the same
+            return False
 
         return test
 

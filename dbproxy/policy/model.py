@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from classifiers.effects import Kind
-from dbproxy.policy.globs import NamePattern
+from classifiers.effects import Kind, NameCase
+from dbproxy.policy.globs import NamePattern, loosen
 
 
 class Action(StrEnum):
@@ -59,6 +59,7 @@ class Context:
     address: the client's, None if not known. application: application_name as the client says it, so anyone can claim anything.
     search_path: schemas for unqualified names, with "$user" replaced by the role where that is known; None: not known.
     derived: names that the session has given to what it made, each with the names of what that was made from; only with a catalogue.
+    name_case: how the server compares names.
     """
 
     target: str
@@ -71,6 +72,7 @@ class Context:
     application: str = ""
     search_path: tuple[str, ...] | None = None
     derived: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    name_case: NameCase = NameCase.WRITTEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +118,13 @@ class Rule:
 class Index(NamedTuple):
     """Which rules can fire at all for a report, so that the others cost nothing. Values are positions in Policy.rules.
 
-    Each rule is in exactly one of the four, under each value of the key that narrows it most.
+    Each rule is in exactly one of the four, under each value of the key that narrows it most; by_loose_name is by_name for servers
+    that may take names for one which differ in case.
     """
 
     by_flag: Mapping[str, tuple[int, ...]]
     by_name: Mapping[str, tuple[int, ...]]
+    by_loose_name: Mapping[str, tuple[int, ...]]
     by_kind: Mapping[Kind, tuple[int, ...]]
     always: tuple[int, ...]
 
@@ -201,4 +205,7 @@ def _index(rules: tuple[Rule, ...]) -> Index:
                 by_kind[kind] = (*by_kind.get(kind, ()), at)
         else:
             always = (*always, at)
-    return Index(by_flag, by_name, by_kind, always)
+    loose: dict[str, tuple[int, ...]] = {}
+    for name, places in by_name.items():
+        loose[loosen(name)] = (*loose.get(loosen(name), ()), *places)
+    return Index(by_flag, by_name, loose, by_kind, always)

@@ -81,8 +81,8 @@ class MySQLServer:
 
 
 @contextlib.contextmanager
-def running_mariadb(tls: Path) -> Iterator[MySQLServer]:
-    """Raises EmbeddedServerError where there is none."""
+def running_mariadb(tls: Path, *options: str) -> Iterator[MySQLServer]:
+    """options: of the server program, besides ours. Raises EmbeddedServerError where there is none."""
     program, install = find_mariadb("mariadbd"), find_mariadb("mariadb-install-db")
     if program is None or install is None:
         raise EmbeddedServerError("no MariaDB server: install Debian's package mariadb-server-core")
@@ -96,7 +96,7 @@ def running_mariadb(tls: Path) -> Iterator[MySQLServer]:
             "--skip-test-db",
         ]
 
-    with _running(program, initialise, tls, "mariadb", ("--plugin-maturity=unknown",)) as server:
+    with _running(program, initialise, tls, "mariadb", ("--plugin-maturity=unknown", *options)) as server:
         yield server
 
 

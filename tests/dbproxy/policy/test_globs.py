@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from dbproxy.policy.globs import NamePattern, compile_glob, readings
+from classifiers.effects import NameCase
+from dbproxy.policy.globs import NamePattern, compile_glob, loosen, readings
 
 
 @pytest.mark.parametrize(
@@ -91,3 +92,55 @@ def test_what_is_no_name_is_refused(text: str) -> None:
 def test_readings_of_a_long_name_stay_few() -> None:
     assert len(readings(".".join("abcdefghij"))) < 60
     assert readings('"half.open') == [(None, '"half.open')]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "may"),
+    [
+        # pattern, name, whether it may be meant: as written, kept, ignored, unknown
+        ("*.customers", "CUSTOMERS", (False, True, True, True)),
+        ("*.Customers", "Customers", (False, True, True, True)),
+        ('*."Customers"', "customers", (False, False, True, True)),
+        ('*."Customers"', "Customers", (True, True, True, True)),
+        ("shop.customers", "SHOP.Customers", (False, True, True, True)),
+        ("shop.customers", "Other.Customers", (False, False, False, False)),
+        ("shop.c*", "Shop.CARDS", (False, True, True, True)),
+        ("*.été", "ETE", (False, True, True, True)),
+        ("*.kunden", "\u212aunden", (False, True, True, True)),
+        ('*."A.b"', '"a.B"', (False, False, True, True)),
+        ("*.orders", "customers", (False, False, False, False)),
+    ],
+)
+def test_what_a_server_may_take_for_the_same_name_is_the_same_for_a_rule_that_restricts(
+    pattern: str, name: str, may: tuple[bool, ...]
+) -> None:
+    compiled = NamePattern(pattern)
+    assert tuple(compiled.may_be(name, ("shop",), case) for case in NameCase) == may
+
+
+def test_names_are_looked_up_in_schemas_of_any_case() -> None:
+    pattern = NamePattern("shop.customers")
+    assert pattern.may_be("customers", ("SHOP",), NameCase.IGNORED)
+    assert pattern.must_be("CUSTOMERS", ("SHOP",), NameCase.IGNORED)
+    assert not pattern.may_be("customers", ("other",), NameCase.IGNORED)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "must"),
+    [
+        ("*.customers", "CUSTOMERS", (False, False, True, False)),
+        ("*.customers", "customers", (True, True, True, True)),
+        ('*."Customers"', "CUSTOMERS", (False, False, True, False)),
+        ("*.été", "ete", (False, False, False, False)),
+    ],
+)
+def test_a_rule_that_allows_needs_the_name_itself(pattern: str, name: str, must: tuple[bool, ...]) -> None:
+    compiled = NamePattern(pattern)
+    assert tuple(compiled.must_be(name, None, case) for case in NameCase) == must
+
+
+def test_loose_names_have_no_new_separators() -> None:
+    """What stands for a dot, a quote or a wildcard in patterns must not appear by folding."""
+    for number in range(0x80, 0x11_0000):
+        if not 0xD800 <= number < 0xE000:
+            assert not set(loosen(chr(number))) & set('."*?'), hex(number)
