@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from support import pg_bytes as pg
 from support.bar import BLOCKED, OPEN_POLICY, POLICY, reload_policy
 from support.figures import record, scaled
-from support.proxy import Proxy
+from support.proxy import Proxy, running_proxy
 from support.raw_client import Message, RawClient, error_texts, errors, logged_in, outline, rows, states
 from support.servers import Database, PostgresServer
 
@@ -186,13 +186,24 @@ rules:
 """
 
 
-@pytest.mark.parametrize("version", ["newest", "older"])
+@pytest.fixture(scope="module", params=["newest", "older"])
+def switched(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Proxy, PostgresServer]]:
+    """A proxy with that policy, and the server behind it."""
+    server: PostgresServer = request.getfixturevalue("postgres" if request.param == "newest" else "postgres_tls")
+    with running_proxy(tmp_path_factory.mktemp("switched"), server, policy=D7_POLICY, workers=1) as proxy:
+        yield proxy, server
+
+
 @pytest.mark.parametrize("is_one_batch", [False, True], ids=["waits", "pipelined"])
 def test_prepared_text_that_changes_its_meaning_is_judged_again(
-    make_proxy: Callable[..., Proxy], request: pytest.FixtureRequest, version: str, is_one_batch: bool
+    switched: tuple[Proxy, PostgresServer], request: pytest.FixtureRequest, is_one_batch: bool
 ) -> None:
     """D7: one prepared text, another table after a switch of search_path that may not be reported."""
-    database: Database = request.getfixturevalue("vault" if version == "newest" else "vault_tls")
+    proxy, server = switched
+    database: Database = request.getfixturevalue("vault" if server.ca is None else "vault_tls")
+    assert database.server is server
     database.execute(
         "create schema vault authorization app",
         "set role app; create table vault.t (v text); insert into vault.t values ('classified')",
@@ -200,12 +211,12 @@ def test_prepared_text_that_changes_its_meaning_is_judged_again(
         "set role app; create function switch_path() returns text language sql as "
         "$$ select set_config('search_path', 'vault', false) $$",
     )
-    proxy = make_proxy(database.server, policy=D7_POLICY, database=database.name)
+    address = proxy.address(database=database.name)
     read = "select v from t"
     leaks = []
     for name, texts in SWITCHES.items():
         parameters = [("options", "-c search_path=vault")] if name in START_IN_VAULT else []
-        with logged_in(proxy.address(), parameters) as client:
+        with logged_in(address, parameters) as client:
             if parameters:
                 assert errors(client.run(pg.parse("s", read), run("s"))) == [BLOCKED]
                 client.query("set search_path = public")
@@ -390,14 +401,13 @@ def test_a_portal_is_not_taken_for_an_older_cursor_of_that_name(strict_proxy: Pr
     ids=["statement", "portal"],
 )
 def test_a_name_that_does_not_exist_has_the_servers_own_code(
-    make_proxy: Callable[..., Proxy], vault: Database, messages: bytes, code: str, why: str
+    strict_proxy: Proxy, vault: Database, messages: bytes, code: str, why: str
 ) -> None:
     """Drivers that lose a prepared statement prepare it again when they see 26000; the database never sees the name."""
-    proxy = make_proxy(policy=POLICY, database=vault.name)
-    with logged_in(proxy.address()) as client:
+    with logged_in(strict_proxy.address(database=vault.name)) as client:
         answer = client.run(messages, pg.sync())
         assert errors(answer) == [code]
         assert "nothing" in error_texts(answer)[0]
         assert not errors(client.query("select 1"))
-    [refused] = proxy.records("statement.refused")
+    [refused] = [each for each in strict_proxy.records("statement.refused") if each["database"] == vault.name]
     assert (refused["why"], refused["flags"], refused["action"]) == (why, ["unknown_prepared"], "block")

@@ -56,7 +56,7 @@ def roomy(settings: dict[str, Any]) -> None:
 
 READERS = {
     "fast": (scaled(96, 1024), None),
-    "slow": (scaled(96, 1024), scaled(24 << 20, 16 << 20)),
+    "slow": (scaled(72, 1024), scaled(32 << 20, 16 << 20)),
     "slowest": (scaled(8, 1024 if IS_HOURS else 240), scaled(4 << 20, 1 << 20)),
 }
 """How many MiB at how many bytes a second; None: as fast as it can."""
