@@ -81,7 +81,9 @@ def cost_of_records() -> None:
     )
     print(f"link            {min(link) / RECORDS * 1e6:6.2f} µs a record")
     print(f"take+link+write {min(both) / RECORDS * 1e6:6.2f} µs a record")
-    print(f"compress        {min(compress):6.2f} µs a record, at idle priority in a process of its own; {size:.0f} bytes left")
+    print(
+        f"compress        {min(compress):6.2f} µs a record, at idle priority in a process of its own; {size:.0f} bytes left"
+    )
 
 
 async def load(address: dict[str, object], text: str) -> tuple[float, list[float]]:
