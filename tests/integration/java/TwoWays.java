@@ -31,6 +31,7 @@ import org.postgresql.PGNotification;
 import org.postgresql.PGStatement;
 import org.postgresql.copy.CopyIn;
 import org.postgresql.copy.CopyManager;
+import org.postgresql.jdbc.PgStatement;
 import org.postgresql.largeobject.LargeObject;
 import org.postgresql.largeobject.LargeObjectManager;
 
@@ -480,7 +481,7 @@ public final class TwoWays {
         for (int turn = 0; turn < 2; turn++) {
             fails("sleep", each -> {
                 try (PreparedStatement statement = each.prepareStatement("select pg_sleep(?)")) {
-                    statement.setQueryTimeout(1);
+                    statement.unwrap(PgStatement.class).setQueryTimeoutMs(500); // JDBC's own knows only whole seconds
                     statement.setInt(1, 30);
                     statement.executeQuery();
                 }
