@@ -20,6 +20,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
 	@echo
 	@echo "  make demo ONCE=1           end after the tour; exit 0 only if every step did what it says"
+	@echo "  make demo MYSQL=1          the tour on MariaDB, whose programs must be on this machine"
 	@echo "  make test ENGINES=postgres the database engines that must be there (default: all)"
 	@echo "  make test ALLOW_MISSING=1  skip the tests whose programs are missing, instead of failing"
 	@echo "  make bench ARGS=--quick    options of the measurement: ARGS=--help"
@@ -50,7 +51,7 @@ coverage: install ## every test with branch coverage; HTML in reports/coverage
 
 demo: ## the tour on an embedded PostgreSQL (ONCE=1: then end)
 	@.ci/venv demo
-	@$(PY) -m dbproxy demo $(if $(filter-out 0,$(ONCE)),--once)
+	@$(PY) -m dbproxy demo $(if $(filter-out 0,$(ONCE)),--once) $(if $(filter-out 0,$(MYSQL)),--mysql)
 
 bench: compiled ## direct, HAProxy, PgBouncer and dbproxy, interleaved; about 25 minutes
 	@PYTHONPATH=tests $(PY) -m support.requirements --bench

@@ -48,6 +48,9 @@ class Client(Protocol):
 
     def run(self, login: Login, statements: Sequence[str]) -> Ran: ...
 
+    def invite(self, login: Login) -> str:
+        """The command with which a person goes on by hand."""
+
 
 class Psql:
     """A real psql. Without TLS where it was built without."""
@@ -84,6 +87,9 @@ class Psql:
         command = f'psql "host={login.host} port={login.port} user={login.user} dbname={login.database}{tls}" {shown}'
         return Ran(command, done.stdout, done.returncode == 0)
 
+    def invite(self, login: Login) -> str:
+        return f'PGPASSWORD={login.password} psql "{self.address(login)}"'
+
     def address(self, login: Login) -> str:
         """The connection string, without the password."""
         tls = f"sslmode=verify-full sslrootcert='{login.ca}'" if self.has_tls else "sslmode=disable"
@@ -95,6 +101,10 @@ class Asyncpg:
 
     has_tls = True
     name = "asyncpg"
+
+    def invite(self, login: Login) -> str:
+        address = f"host={login.host} port={login.port} user={login.user} dbname={login.database}"
+        return f'PGPASSWORD={login.password} psql "{address}"'
 
     def run(self, login: Login, statements: Sequence[str]) -> Ran:
         command = "asyncpg: " + "; ".join(statements)
@@ -135,6 +145,47 @@ class Asyncpg:
         finally:
             await connection.close(timeout=10)
         return "\n".join(lines), is_ok
+
+
+class MariaDB:
+    """MariaDB's own client, going on after errors."""
+
+    has_tls = True
+    name = "mariadb"
+
+    def __init__(self, program: Path) -> None:
+        self._program = program
+
+    def run(self, login: Login, statements: Sequence[str]) -> Ran:
+        text = "; ".join(statements)
+        done = subprocess.run(  # noqa: S603  # a program found on this machine, no shell
+            [self._program, *self._arguments(login), "-t", "-e", text, "--force"],
+            env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "MYSQL_PWD": login.password, "HOME": "/"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+        shown = f"mariadb -hlocalhost -P{login.port} -u{login.user} --ssl-ca=... {login.database}"
+        return Ran(f'{shown} -e "{text}" --force', done.stdout, done.returncode == 0)
+
+    def invite(self, login: Login) -> str:
+        return f"MYSQL_PWD={login.password} {self._program} {' '.join(self._arguments(login))}"
+
+    def _arguments(self, login: Login) -> list[str]:
+        return [
+            "--no-defaults",
+            "-hlocalhost",  # the name in the proxy's certificate
+            "--protocol=tcp",
+            f"-P{login.port}",
+            f"-u{login.user}",
+            f"--ssl-ca={login.ca}",
+            "--ssl-verify-server-cert",
+            f"-D{login.database}",
+        ]
 
 
 def find_client() -> Client:

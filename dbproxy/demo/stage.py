@@ -22,13 +22,16 @@ from pathlib import Path
 import yaml
 
 from dbproxy.demo.client import Login
+from dbproxy.demo.story import MARIADB, Story
 from dbproxy.embedded.account import Account
 from dbproxy.embedded.binaries import find_binaries
 from dbproxy.embedded.certificates import CertificateAuthority
+from dbproxy.embedded.mariadb import EmbeddedMariaDB
 from dbproxy.embedded.server import EmbeddedPostgres
-from dbproxy.embedded.shop import SHOP_SQL
+from dbproxy.embedded.shop import MARIADB_SHOP_SQL, SHOP_SQL
 from dbproxy.embedded.watcher import Watcher
 from protocol.scram import build_verifier
+from protocol.sha2 import SALT_BYTES, build_sha2_verifier
 
 DATABASE = "shop"
 PERSON = "alice"
@@ -46,7 +49,8 @@ class DemoError(Exception):
 class Stage:
     """What the tour plays on. alice: her login at the proxy; server: the database behind it, for looking directly."""
 
-    server: EmbeddedPostgres
+    server: EmbeddedPostgres | EmbeddedMariaDB
+    story: Story
     alice: Login
     folder: Path
     admin_port: int
@@ -66,45 +70,76 @@ class Stage:
 
 
 @contextlib.contextmanager
-def open_stage(say: Callable[[str], None]) -> Iterator[Stage]:
+def open_stage(story: Story, say: Callable[[str], None]) -> Iterator[Stage]:
     """Set the stage, and clear it away. say: told what is being done.
 
     Raises EmbeddedServerError or DemoError if it cannot be set.
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dbproxy-demo-")))
-        # The server's own log of every statement is what the tour's claims are checked against.
-        server = stack.enter_context(
-            EmbeddedPostgres(find_binaries(), settings={"log_statement": "all", "log_connections": "on"}, progress=say)
-        )
-        say("filling the sample shop")
         account_password = secrets.token_urlsafe(18)
-        server.execute(
-            f"create role {ACCOUNT} login password '{account_password}'", f"create database {DATABASE} owner {ACCOUNT}"
-        )
-        server.execute(f"set role {ACCOUNT}; {SHOP_SQL}", database=DATABASE)
+        start = _start_mariadb if story is MARIADB else _start_postgres
+        server = start(stack, account_password, say)
         alice = Login(_LOCAL, _free_port(), PERSON, secrets.token_urlsafe(9), DATABASE, folder / "ca.crt")
         admin_port = _free_port()
-        _write_files(folder, server, alice, account_password, admin_port)
+        _write_files(folder, story, server, alice, account_password, admin_port)
         say(f"starting dbproxy on {_LOCAL}:{alice.port}")
-        stage = Stage(server, alice, folder, admin_port, stack.enter_context(_proxy(folder)))
+        stage = Stage(server, story, alice, folder, admin_port, stack.enter_context(_proxy(folder)))
         _wait_until_ready(stage)
         yield stage
 
 
-def _write_files(folder: Path, server: EmbeddedPostgres, alice: Login, account_password: str, admin_port: int) -> None:
+# The server's own log of every statement is what the tour's claims are checked against.
+
+
+def _start_postgres(stack: contextlib.ExitStack, account_password: str, say: Callable[[str], None]) -> EmbeddedPostgres:
+    server = stack.enter_context(
+        EmbeddedPostgres(find_binaries(), settings={"log_statement": "all", "log_connections": "on"}, progress=say)
+    )
+    say("filling the sample shop")
+    server.execute(
+        f"create role {ACCOUNT} login password '{account_password}'", f"create database {DATABASE} owner {ACCOUNT}"
+    )
+    server.execute(f"set role {ACCOUNT}; {SHOP_SQL}", database=DATABASE)
+    return server
+
+
+def _start_mariadb(stack: contextlib.ExitStack, account_password: str, say: Callable[[str], None]) -> EmbeddedMariaDB:
+    server = stack.enter_context(EmbeddedMariaDB(say))
+    say("filling the sample shop")
+    server.execute(
+        f"create database {DATABASE}",
+        f"create user '{ACCOUNT}'@'%' identified by '{account_password}'",
+        f"grant all on {DATABASE}.* to '{ACCOUNT}'@'%'",
+    )
+    server.execute(MARIADB_SHOP_SQL, database=DATABASE)
+    return server
+
+
+def _write_files(
+    folder: Path,
+    story: Story,
+    server: EmbeddedPostgres | EmbeddedMariaDB,
+    alice: Login,
+    account_password: str,
+    admin_port: int,
+) -> None:
     CertificateAuthority(folder, name="dbproxy demo CA").issue("proxy", "localhost")
     _write(folder / "account.password", account_password)
-    verifier = build_verifier(alice.password.encode(), secrets.token_bytes(16)).encode()
-    _write(
-        folder / "users.yaml",
-        yaml.safe_dump({"version": 1, "people": [{"name": PERSON, "groups": ["dba"], "verifier": verifier}]}),
-    )
+    password = alice.password.encode()
+    person = {
+        "name": PERSON,
+        "groups": ["dba"],
+        "verifier": build_verifier(password, secrets.token_bytes(16)).encode(),
+        "sha2_verifier": build_sha2_verifier(password, secrets.token_bytes(SALT_BYTES)).encode(),
+    }
+    _write(folder / "users.yaml", yaml.safe_dump({"version": 1, "people": [person]}))
     settings = {
         "version": 1,
         "listeners": [
             {
                 "name": "demo",
+                "protocol": story.protocol,
                 "address": f"{_LOCAL}:{alice.port}",
                 "target": "shop",
                 # Loopback only; a psql built without TLS may come along.
@@ -114,12 +149,13 @@ def _write_files(folder: Path, server: EmbeddedPostgres, alice: Login, account_p
         "targets": [
             {
                 "name": "shop",
+                "protocol": story.protocol,
                 "host": server.host,
                 "port": server.port,
                 "env": "prod",
                 "database": DATABASE,
                 "tls": {"mode": "disable"},
-                "accept_auth": ["scram-sha-256"],
+                "accept_auth": [story.accept_auth],
                 "accounts": [{"name": "app", "user": ACCOUNT, "password": "${file:account.password}"}],
                 "default_account": "app",
             }

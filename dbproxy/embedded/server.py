@@ -96,6 +96,9 @@ class EmbeddedPostgres:
     def version(self) -> str:
         return self.binaries.version
 
+    def describe(self) -> str:
+        return f"PostgreSQL {self.version} ({self.binaries.source}) on {self.host}:{self.port}, run by the account {self.account}"
+
     @property
     def log_path(self) -> Path:
         """The server's log: everything it wrote to standard error."""

@@ -30,4 +30,13 @@ from generate_series(1, 1000) n;
 analyze;
 """
 CUSTOMERS = 200
+MARIADB_SHOP_SQL = f"""
+create table customers as select seq id, concat('customer ', seq) name, concat('customer', seq, '@example.com') email
+  from seq_1_to_{CUSTOMERS};
+alter table customers add primary key (id);
+create table orders as select seq id, 1 + seq % {CUSTOMERS} customer_id,
+  elt(1 + seq % 5, 'teapot', 'lamp', 'kettle', 'notebook', 'umbrella') item, 5 + seq % 90 amount from seq_1_to_1000;
+alter table orders add primary key (id);
+"""  # noqa: S608  # numbers of our own
+"""The same tables, as far as the demo needs them."""
 ORDERS = 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from dbproxy.demo.client import Asyncpg, Login
+from dbproxy.demo.tour import run_demo
 from dbproxy.embedded.binaries import find_binaries
 from dbproxy.embedded.certificates import CertificateAuthority
 from dbproxy.embedded.server import EmbeddedPostgres
@@ -34,10 +37,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "t"
 
 
-def test_tour_checks_every_claim_and_leaves_nothing_behind(project_root: Path, folder: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--mysql",)], ids=["PostgreSQL", "MariaDB"])
+def test_tour_checks_every_claim_and_leaves_nothing_behind(
+    request: pytest.FixtureRequest, project_root: Path, folder: Path, options: tuple[str, ...]
+) -> None:
+    if options:
+        request.getfixturevalue("mariadb")  # is to be there, or may be missing
     environment = {**os.environ, "TMPDIR": str(folder)}
     done = subprocess.run(
-        [*COMMAND, "--once"], cwd=project_root, env=environment, capture_output=True, text=True, timeout=150
+        [*COMMAND, "--once", *options], cwd=project_root, env=environment, capture_output=True, text=True, timeout=150
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"All \d\d claims were checked and hold", done.stdout)
@@ -46,6 +54,16 @@ def test_tour_checks_every_claim_and_leaves_nothing_behind(project_root: Path, f
     assert "Traceback" not in done.stdout + done.stderr
     assert "ResourceWarning" not in done.stdout + done.stderr
     assert leftovers(folder) == []
+
+
+def test_without_mariadb_the_demo_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    assert run_demo(Console(width=300), once=True, is_mysql=True) == 1
+    said = capsys.readouterr().out
+    assert "there is no program mariadbd on this machine" in said
+    assert "apt-get install mariadb-server-core mariadb-client" in said
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
