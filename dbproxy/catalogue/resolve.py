@@ -450,12 +450,18 @@ def _columns(columns: tuple[str, ...], relation: Relation, *, only_known: bool =
 
 
 def find_made(report: Report, resolution: Resolution) -> Derived:
-    """What a statement makes: the last part of each name that it creates or writes, with the names of what goes into it."""
+    """What a statement makes: the last part of each name that it creates or writes, with the names of what goes into it.
+
+    A relation that gets a trigger or rule reaches from then on what that code does, which the snapshot does not have yet: anything.
+    """
     reads = {each.object for each in resolution.report.effects if each.mode == "read" and each.object}
     creates = report.command not in ("ALTER", "DROP", "TRUNCATE", "COMMENT") or report.statements != 1
     made: dict[str, tuple[str, ...]] = {}
     for effect in report.effects:
-        if effect.mode != "write" or not effect.object or "code_body" in effect.flags:
+        if effect.mode != "write" or not effect.object:
+            continue
+        if "code_body" in effect.flags:
+            made[split_name(effect.object)[-1]] = (ANYTHING,)
             continue
         origins = tuple(sorted(reads - {effect.object}))
         if (effect.kind is Kind.DDL and creates) or (effect.kind is Kind.DML_WRITE and origins):

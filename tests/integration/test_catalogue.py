@@ -338,6 +338,22 @@ def test_definitions_that_pass_through_the_proxy_are_known_to_other_sessions(
         assert record["action"] == "allow"
 
 
+def test_a_trigger_counts_at_once_in_the_session_that_made_it(refusing: Proxy, database: Database) -> None:
+    database.execute(
+        "create table tray (id int)",
+        "create function take() returns trigger language plpgsql as "
+        "'begin delete from public.customers; return new; end'",
+        "alter table tray owner to app",
+    )
+    settled(refusing, database, "select * from tray", name="public.tray")
+    before = database.fetch("select count(*) from customers")
+    with refusing.connect("alice", database.name) as alice:
+        alice.execute("create trigger taking after insert on tray for each row execute function take()")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="pii"):
+            alice.execute("insert into tray values (1)")
+    assert database.fetch("select count(*) from customers") == before
+
+
 def test_a_prepared_statement_is_judged_by_what_its_view_is_now(refusing: Proxy, database: Database) -> None:
     database.execute("set role app", "create view shifting as select id, item from orders")
     with refusing.connect("alice", database.name, prepare_threshold=0) as alice:

@@ -224,6 +224,14 @@ def test_what_a_session_made_stands_for_what_went_into_it() -> None:
     assert found.unresolved == ()
 
 
+def test_code_that_a_session_hangs_on_a_table_may_reach_anything() -> None:
+    text = "create trigger x after insert on app.parts for each row execute function f()"
+    derived = find_made(classify("postgres", text.encode(), LexingState()), look(text))
+    assert dict(derived)["parts"] == (ANYTHING,)
+    found = look("insert into app.parts values (1)", derived=derived)
+    assert ANYTHING in {each.object for each in found.reached}
+
+
 @pytest.mark.parametrize("name", [("a",), ("a", "b"), ("a.b", "c"), ('q"x', "y"), ("", "x"), ('"', '."')])
 def test_names_are_split_as_they_were_joined(name: tuple[str, ...]) -> None:
     assert split_name(join_name(name)) == name
