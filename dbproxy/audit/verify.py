@@ -27,7 +27,9 @@ from typing import Any
 from dbproxy.audit.segment import find_segments, parse_segment_name, segment_name
 from dbproxy.audit.signing import PublicKey
 from dbproxy.audit.types import EventType
-from dbproxy.audit.verify_chain import ChainCheck, Meter, Progress, find_extra_files, measure_segment
+from dbproxy.audit.verify_chain import ChainCheck
+from dbproxy.audit.verify_files import find_extra_files, measure_segment
+from dbproxy.audit.verify_limits import Meter, Progress
 from dbproxy.audit.verify_report import (
     CHAINED_ONLY,
     SEVERITY,

@@ -7,45 +7,33 @@ Not here: totals (verify_counts.py), signatures and anchors (verify_seals.py), w
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
 from dbproxy.audit.chain import MAX_LINE_BYTES, NO_HASH, SCHEMA, Key, check_line
-from dbproxy.audit.segment import (
-    COMPRESSED,
-    SegmentDamaged,
-    find_segments,
-    is_own_file,
-    open_segment,
-    parse_segment_name,
-    raw_name,
-    segment_size,
-)
+from dbproxy.audit.segment import SegmentDamaged, find_segments, open_segment, parse_segment_name, raw_name
 from dbproxy.audit.types import EventType
-from dbproxy.audit.verify_counts import Budget, ChainCounts
+from dbproxy.audit.verify_counts import ChainCounts
+from dbproxy.audit.verify_files import (
+    LARGE_LINE_BYTES,
+    digest_file,
+    find_given_up_size,
+    has_too_many_members,
+    measure_segment,
+)
+from dbproxy.audit.verify_limits import MAX_OPEN_INTENTS, MAX_SESSION_LENGTH, Meter
 from dbproxy.audit.verify_report import ChainResult, Problem, Status
 
-MAX_OPEN_INTENTS = 1_000_000
-"""Of all chains together. More can never be open at once: the writer's ballast, at most 1 GiB, has room for half as many."""
 MAX_SEGMENT_BYTES = 32 << 30
 """A compressed segment that claims to be larger was not made by the writer: segments end at 16 GiB and one flush."""
-MAX_STRUCTURE_BYTES = 8 << 20
-"""A record without its strings is never longer; this bounds what reading its JSON costs."""
-MAX_STRINGS = 1_000_000
-"""Nor has it more strings than this; the header that lists every open intent has half as many."""
-MAX_SESSION_LENGTH = 64
 MAX_SIDE_FILES = 10_000
 KEPT_HASHES = 65_536
 """Of so many records of control's chain the hash is kept: a checkpoint's head of its own chain stands among the last few before it."""
-_LARGE_LINE_BYTES = 1 << 20
-_PROGRESS_BYTES = 8 << 20
 _SETTLE_STEP_S = 0.02
 _FOREVER = 1 << 62
 
@@ -74,10 +62,7 @@ _COUNTED_TYPES = frozenset(
     )
 )
 _FRAME_TYPES = (EventType.SEGMENT_START.value, EventType.SEGMENT_END.value)
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
 
-Progress = Callable[[int, int], None]
-"""Called now and then with bytes read so far and bytes in all."""
 Control = Callable[[bytes, dict[str, Any]], None]
 """Takes type and members of control's own records about the ledger; raises Bad."""
 
@@ -86,24 +71,6 @@ class Bad(Exception):  # noqa: N818 - carries the first problem out of the loops
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.what)
         self.problem = problem
-
-
-class Meter:
-    """Counts bytes for the progress display, and the intents and sessions open in all chains."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.open_intents = 0
-        self.sessions = Budget()
-        self._progress = progress
-        self._total = total
-        self._done = 0
-        self._shown = 0
-
-    def add(self, size: int) -> None:
-        self._done += size
-        if self._progress is not None and self._done - self._shown >= _PROGRESS_BYTES:
-            self._shown = self._done
-            self._progress(self._done, max(self._total, self._done))
 
 
 class ChainCheck:
@@ -139,7 +106,7 @@ class ChainCheck:
         """Wall time when the end of the newest segment was seen."""
         self.signed_seq = 0
         self.anchored_seq = 0
-        self.counts = ChainCounts(slot, meter.sessions)
+        self.counts = ChainCounts(slot, meter)
         self._recent: deque[bytes] = deque(maxlen=KEPT_HASHES)
         self._meter = meter
         self._paths = paths
@@ -308,7 +275,7 @@ class ChainCheck:
             raise self.bad("not a regular file", status=Status.UNREADABLE)
         if measure_segment(path) > MAX_SEGMENT_BYTES:
             raise self.bad(f"it claims to hold more than {MAX_SEGMENT_BYTES} bytes")
-        given_up_at = _find_given_up_size(following, self._file) if following else None
+        given_up_at = find_given_up_size(following, self._file) if following else None
         record, add = self._record, self._meter.add
         with open_segment(path) as file:
             while given_up_at is None or self._size < given_up_at:
@@ -360,7 +327,7 @@ class ChainCheck:
         if isinstance(checked, str):
             raise self.bad(checked)
         seq, prev, at, type_, digest = checked
-        if len(line) > _LARGE_LINE_BYTES and _has_too_many_members(line):
+        if len(line) > LARGE_LINE_BYTES and has_too_many_members(line):
             raise self.bad("it has more members than any record")
         try:
             record = orjson.loads(line)
@@ -555,7 +522,7 @@ class ChainCheck:
             if self._directory is None:
                 continue
             try:
-                digest = _digest_file(directory / name)
+                digest = digest_file(directory / name)
             except FileNotFoundError:
                 if len(self.missing_side_files) >= MAX_SIDE_FILES:
                     raise self.bad("too many files of torn bytes are missing") from None
@@ -576,59 +543,7 @@ class ChainCheck:
             )
 
 
-def measure_segment(path: Path) -> int:
-    """As segment_size, also for one that has been compressed since it was listed. Raises OSError."""
-    try:
-        return segment_size(path)
-    except FileNotFoundError:
-        return segment_size(path.with_name(raw_name(path.name) + COMPRESSED))
-
-
-def find_extra_files(directory: Path) -> list[str]:
-    """Names in the directory that are neither segments nor what the proxy keeps beside them. Raises OSError."""
-    names = sorted(path.name for path in directory.iterdir())
-    return [name for name in names if parse_segment_name(name) is None and not is_own_file(name)]
-
-
-def _has_too_many_members(line: bytes) -> bool:
-    """Whether a line has more than a record ever has beside long strings. Decides without building anything."""
-    size = 0
-    for strings, match in enumerate(_STRING.finditer(line), 1):
-        size += match.end() - match.start()
-        if strings > MAX_STRINGS or match.end() - size > MAX_STRUCTURE_BYTES:
-            return True
-    return len(line) - size > MAX_STRUCTURE_BYTES
-
-
 def _key(session: object, statement: object) -> Key:
     if not isinstance(session, str) or not isinstance(statement, int) or len(session) > MAX_SESSION_LENGTH:
         raise TypeError
     return session, statement
-
-
-def _find_given_up_size(following: Path, name: str) -> int | None:
-    """If the next segment's header says that the writer gave this one up: how many bytes of it count. That header is checked in its turn."""
-    try:
-        with open_segment(following) as file:
-            line = file.readline(MAX_LINE_BYTES + 1)
-    except SegmentDamaged:
-        return None
-    if isinstance(check_line(line), str) or _has_too_many_members(line):
-        return None
-    try:
-        predecessor = orjson.loads(line)["predecessor"]
-        if predecessor["file"] == name and predecessor.get("abandoned"):
-            return int(predecessor["size"])
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        pass
-    return None
-
-
-def _digest_file(path: Path) -> str:
-    if path.exists() and not path.is_file():
-        return ""  # a pipe would be waited for
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -25,9 +25,8 @@ from __future__ import annotations
 
 from typing import Any
 
-MAX_SESSIONS = 200_000
-"""Kept in all chains together; what begins beyond that is not compared. No proxy has as many at once."""
-MAX_SESSION_LENGTH = 64
+from dbproxy.audit.verify_limits import MAX_SESSION_LENGTH, Meter
+
 _LOST_RECORDS = 2
 
 
@@ -48,13 +47,6 @@ class SessionCount:
         self.sent = 0
 
 
-class Budget:
-    """How many sessions may still be kept, for all chains of a ledger together."""
-
-    def __init__(self) -> None:
-        self.left = MAX_SESSIONS
-
-
 class ChainCounts:
     """Of one chain. Methods that compare return what is wrong, "" if nothing is; they raise KeyError, TypeError for members of the wrong form.
 
@@ -62,14 +54,14 @@ class ChainCounts:
     up to which heartbeats agree. checkpointed: the newest claim that a checkpoint covers this chain up to a record: that record, when, and where.
     """
 
-    def __init__(self, slot: int, budget: Budget) -> None:
+    def __init__(self, slot: int, meter: Meter) -> None:
         self.heartbeats = 0
         self.dropped = 0
         self.unrecorded = 0
         self.counted_seq = 0
         self.checkpointed: tuple[int, str, int] | None = None
         self._slot = slot
-        self._budget = budget
+        self._meter = meter
         self._sessions: dict[str, SessionCount] = {}
         self._base: int | None = None  # the record before the process's first one, None as long as that is not known
         self._is_first_segment = True
@@ -82,7 +74,7 @@ class ChainCounts:
         self._intents = self._outcomes = self._refused = self._begun = self._ended = 0
         self._gaps = 0
         self._first_gap = ""
-        self._budget.left += len(self._sessions)
+        self._meter.sessions_left += len(self._sessions)
         self._sessions.clear()
 
     # --- the course of the chain -----------------------------------------------------------------------------------------------
@@ -161,7 +153,7 @@ class ChainCounts:
         found = self._sessions.pop(session, None)
         if found is None:
             return ""
-        self._budget.left += 1
+        self._meter.sessions_left += 1
         if not found.is_whole or "unrecorded" not in record:
             return ""
         unrecorded = _number(record["unrecorded"])
@@ -237,8 +229,8 @@ class ChainCounts:
     def _keep(self, session: str, count: SessionCount) -> SessionCount:
         if session in self._sessions:
             self._sessions[session] = count
-        elif self._budget.left > 0:
-            self._budget.left -= 1
+        elif self._meter.sessions_left > 0:
+            self._meter.sessions_left -= 1
             self._sessions[session] = count
         return count
 

@@ -22,7 +22,8 @@ from dbproxy.audit.record import members
 from dbproxy.audit.segment import find_segments
 from dbproxy.audit.types import EventType
 from dbproxy.audit.verify import verify_directory, verify_files
-from dbproxy.audit.verify_counts import Budget, ChainCounts
+from dbproxy.audit.verify_counts import ChainCounts
+from dbproxy.audit.verify_limits import Meter
 from dbproxy.audit.verify_report import Result, Status
 from dbproxy.metrics import Counters
 
@@ -461,16 +462,16 @@ def test_what_was_dropped_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_sessions_without_end_do_not_fill_the_memory() -> None:
-    budget = Budget()
-    budget.left = 10
-    counts = ChainCounts(1, budget)
+    meter = Meter(None, 0)
+    meter.sessions_left = 10
+    counts = ChainCounts(1, meter)
     for number in range(1000):
         counts.begin_session({"session": f"s{number}"})
         counts.intent(f"t{number}", 1)
     assert len(counts._sessions) == 10
-    assert budget.left == 0
+    assert meter.sessions_left == 0
     counts.begin_process(2000, 0)
-    assert budget.left == 10
+    assert meter.sessions_left == 10
 
 
 @pytest.mark.parametrize(
