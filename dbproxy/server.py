@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from config.settings import Listener, Network, Settings, Target
+from dbproxy import heap
 from dbproxy.audit.ledger import AuditDown
 from dbproxy.audit.record import members
 from dbproxy.audit.types import EventType
@@ -45,7 +46,7 @@ from dbproxy.policy.model import Context
 from dbproxy.session import Session, Start
 from dbproxy.sessions_view import SessionInfo, SessionState, TransactionState
 from dbproxy.tasks import Tasks
-from dbproxy.transport import Wire
+from dbproxy.transport import Link, Wire
 from dbproxy.turn import Turn
 from protocol import proxy_v2
 from protocol.contract import Refusal, Relay, Side, Why
@@ -64,6 +65,9 @@ _TELLING_S = 0.5
 _SHOWN_CHARACTERS = 200
 """How much of a name that a client chose is shown to operators."""
 _TICK_S = 0.25
+_TIDY_TICKS = 40
+_TIDY_CONNECTIONS = 50
+"""After so many connections have ended, what they had is given back."""
 
 
 @dataclass(slots=True)
@@ -253,7 +257,15 @@ class Server:
             del self._keys[live.progress.server_pid]
         self._forget(live.host, live.claim)
         self.counters.connections_open -= 1
-        asyncio.get_running_loop().call_later(_LINGER_S, live.session.abort)
+        # The links alone: when both are closed before, nothing of the session waits for the time to pass.
+        asyncio.get_running_loop().call_later(_LINGER_S, _drop, live.session.links)
+
+    def session_ended(self, session: Session) -> None:
+        """A session has closed its connections."""
+        self.counters.sessions_open -= 1
+        live = self.sessions.get(session.session_id)
+        if live is not None:
+            self.remove(live)
 
     def policy_changed(self) -> None:
         """Another policy is in force for all that runs from now on."""
@@ -269,7 +281,7 @@ class Server:
     async def _watch_limits(self) -> None:
         """Idle and absolute limits, unfinished messages, expired people, for all sessions."""
         timeouts = self.settings.timeouts
-        ticks = 0
+        ticks = tidied = 0
         while True:
             await asyncio.sleep(_TICK_S)
             ticks += 1
@@ -284,8 +296,12 @@ class Server:
                     self._end(live, Why.PROTOCOL, "the rest of a message did not come in time", "")
                 elif timeouts.idle_s is not None and quiet_s > timeouts.idle_s and not live.relay.is_busy:
                     self._end(live, Why.IDLE, "the session was idle for too long", "Connect again.")
-            if ticks % 40 == 0:
+            if ticks % _TIDY_TICKS == 0:
                 self.users_changed()
+                ended = self.counters.connections - self.counters.connections_open
+                if ended - tidied >= _TIDY_CONNECTIONS:
+                    tidied = ended
+                    heap.give_back()
 
     def _is_stuck(self, live: Live, now: int) -> bool:
         """Whether the client has left one message unfinished for too long; bytes of bulk data that trickle in count as one."""
@@ -452,50 +468,52 @@ class Login:
         self._session_id = secrets.token_hex(8)
         self._secret = b""
         self._has_begun_proof = False
-        self._driver = LoginDriver(
-            wire,
+        self._progress = Progress()
+
+    async def run(self) -> bool:
+        """Returns whether a session has taken the connection over."""
+        entrance, server = self._entrance, self._server
+        driver = LoginDriver(
+            self._wire,
             self,
-            server.identity.attempt(entrance.target, host),
+            server.identity.attempt(entrance.target, self._host),
             entrance.target,
             server.settings.timeouts,
             entrance.material.current,
             entrance.context,
         )
-
-    async def run(self) -> bool:
-        """Returns whether a session has taken the connection over."""
-        progress = self._driver.progress
+        progress = self._progress = driver.progress
         made: list[Session] = []
 
         def make_relay(parameters: dict[str, str]) -> Relay:
             made.append(self._make_session(parameters))
-            return self._entrance.engine.make_relay(made[0], self._server.settings.limits, self._entrance.target)
+            return entrance.engine.make_relay(made[0], server.settings.limits, entrance.target)
 
         is_session = False
         try:
-            ready = await self._driver.run(
-                self._entrance.engine.login(self._entrance.listener, self._entrance.target, make_relay), self._deadline
+            ready = await driver.run(
+                entrance.engine.login(entrance.listener, entrance.target, make_relay), self._deadline
             )
-            if ready is None or self._driver.server is None:
+            if ready is None or driver.server is None:
                 return False
-            if self._server.see is not None:
-                await self._server.see(self._entrance.target.name, self._context(progress).database)
-            client = await self._wire.into_link()
-            server = await self._driver.server.into_link()
+            if server.see is not None:
+                await server.see(entrance.target.name, self._context(progress).database)
+            to_client = await self._wire.into_link()
+            to_server = await driver.server.into_link()
             live = Live(
                 made[0],
                 ready.relay,
-                self._entrance,
+                entrance,
                 progress,
                 self._host,
                 self._wire.address,
                 self._claim,
-                self._server.clock.wall_ns(),
+                server.clock.wall_ns(),
                 self._secret,
             )
-            self._server.add(live)
+            server.add(live)
             is_session = True
-            made[0].begin(ready.relay, client, server)
+            made[0].begin(ready.relay, to_client, to_server)
         except LoginRefused as refused:
             self._record_refusal(refused)
             return False
@@ -507,8 +525,8 @@ class Login:
         finally:
             if not is_session and made:
                 made[0].close(Side.CLIENT, Why.LEFT, "the connection ended before the session could begin")
-            if not is_session and self._driver.server is not None:
-                self._driver.server.close()
+            if not is_session and driver.server is not None:
+                driver.server.close()
         return True
 
     # ---- what the driver asks -----------------------------------------------------------------------------------
@@ -636,7 +654,7 @@ class Login:
         return fields
 
     def _make_session(self, parameters: dict[str, str]) -> Session:
-        progress = self._driver.progress
+        progress = self._progress
         server = self._server
         identity = self._identity(progress)
         application = parameters.get("application_name")
@@ -666,19 +684,13 @@ class Login:
             server.clock.monotonic_ns,
             server.digest_key,
             server.settings.limits.write_buffer_bytes,
-            self._ended,
+            server.session_ended,
         )
-
-    def _ended(self, session: Session) -> None:
-        self._server.counters.sessions_open -= 1
-        live = self._server.sessions.get(session.session_id)
-        if live is not None:
-            self._server.remove(live)
 
     # ---- failures -----------------------------------------------------------------------------------------------
 
     def _record_refusal(self, refused: LoginRefused) -> None:
-        progress = self._driver.progress
+        progress = self._progress
         if refused.event == THROTTLED_AGAIN:
             self._server.counters.count_login("throttled")
             return  # recorded once, when it began; a flood must not fill the trail
@@ -693,10 +705,15 @@ class Login:
         self._record_failure(refused.refusal.why.value, refused.detail or refused.refusal.message, refused.event)
 
     def _record_failure(self, why: str, detail: str, event: str = "") -> None:
-        fields = {**self._identity(self._driver.progress), "why": why, "detail": detail}
+        fields = {**self._identity(self._progress), "why": why, "detail": detail}
         if event:
             fields["reason"] = event
         self._server.record(EventType.LOGIN_FAILURE, fields)
+
+
+def _drop(links: tuple[Link, ...]) -> None:
+    for link in links:
+        link.abort()
 
 
 def _answer(waiting: asyncio.Future[Entry], entry: Entry) -> None:

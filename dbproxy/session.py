@@ -216,8 +216,9 @@ class Session:
         for link in (client, server):
             if link.transport is not None and not link.transport.is_closing():
                 link.transport.set_write_buffer_limits(self._write_buffer_bytes)
-        if client.transport is not None and server.transport is not None:
+        if client.transport is not None:
             self._write_client = client.transport.write
+        if server.transport is not None:
             self._write_server = server.transport.write
         server.attach(relay.from_server, lambda: relay.closed(Side.SERVER), self._server_pressure)
         self._settle()  # before the client's first bytes, which may be here already: they are judged with what is learnt
@@ -230,11 +231,14 @@ class Session:
         if self.relay is not None:
             self.relay.end(refusal)
 
+    @property
+    def links(self) -> tuple[Link, ...]:
+        return tuple(link for link in (self._client, self._server) if link is not None)
+
     def abort(self) -> None:
         """Drop both connections; nothing more is said to anybody."""
-        for link in (self._client, self._server):
-            if link is not None and link.transport is not None:
-                link.transport.abort()
+        for link in self.links:
+            link.abort()
 
     def policy_changed(self) -> None:
         """Another policy is in force: what was judged before does not hold for what runs later."""
@@ -264,8 +268,13 @@ class Session:
             return
         self._outgoing = []
         self._write_server(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
-        if self._ended and self._server is not None and self._server.transport is not None:
+        if self._ended:
+            self._leave_server()
+
+    def _leave_server(self) -> None:
+        if self._server is not None and self._server.transport is not None:
             self._server.transport.close()
+        self._write_server = _write_nowhere
 
     def hold(self) -> bytes:
         outgoing = self._outgoing
@@ -285,8 +294,7 @@ class Session:
         data += b"".join(self._outgoing)
         self._outgoing = []  # INVARIANT: what was not recorded is not sent
         if self._ended:
-            if self._server is not None and self._server.transport is not None:
-                self._server.transport.close()
+            self._leave_server()
             return
         if not data:
             return
@@ -739,9 +747,12 @@ class Session:
             self._turn.append(EventType.SESSION_END, members(fields))
         if self._client is not None and self._client.transport is not None:
             self._client.transport.close()
-        if self._server is not None and self._server.transport is not None and not self._outgoing:
-            self._server.transport.close()
+        if not self._outgoing:
+            self._leave_server()
         self._on_end(self)
+        # The relay and the transports refer to the session: a TLS transport has large buffers, which must not wait for the collector.
+        self._write_client = _write_nowhere
+        self.relay = None
 
 
 def _write_nowhere(data: bytes) -> None:

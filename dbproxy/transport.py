@@ -114,6 +114,12 @@ class Link:
             self._on_data(rest)
         if self._on_lost is not None:
             self._on_lost()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing comes any more: refer to nobody, so that a session is freed when it is over and not when a collection finds it."""
+        self._on_data = self._on_lost = self._on_pressure = None
+        self.transport = None
 
     def pause_writing(self) -> None:
         if self._on_pressure is not None:
@@ -176,8 +182,14 @@ class Link:
             on_data(early)
         if self._lost:
             on_lost()
+            self._let_go()
         elif self.transport is not None and not self._paused and not self.transport.is_closing():
             self.transport.resume_reading()
+
+    def abort(self) -> None:
+        """Drop the connection; what was not sent yet never is."""
+        if self.transport is not None:
+            self.transport.abort()
 
 
 class Wire:
