@@ -53,13 +53,15 @@ demo: ## the tour on an embedded PostgreSQL (ONCE=1: then end)
 	@.ci/venv demo
 	@$(PY) -m dbproxy demo $(if $(filter-out 0,$(ONCE)),--once) $(if $(filter-out 0,$(MYSQL)),--mysql)
 
-bench: compiled ## direct, HAProxy, PgBouncer and dbproxy, interleaved; about 25 minutes
+bench: compiled ## direct, HAProxy, PgBouncer and dbproxy, interleaved, and sysbench on MariaDB; about 30 minutes
 	@PYTHONPATH=tests $(PY) -m support.requirements --bench
 	@PYTHONPATH=tests $(PY) -m bench.run --json $(REPORTS)/bench.json $(ARGS)
+	@PYTHONPATH=tests $(PY) -m bench.mysql --json $(REPORTS)/bench-mysql.json
 
 bench-quick: compiled ## the same, a first impression in about 5 minutes
 	@PYTHONPATH=tests $(PY) -m support.requirements --bench
 	@PYTHONPATH=tests $(PY) -m bench.run --quick --json $(REPORTS)/bench-quick.json $(ARGS)
+	@PYTHONPATH=tests $(PY) -m bench.mysql --quick --json $(REPORTS)/bench-quick-mysql.json
 
 bench-classifier: install ## what the classifier costs: cache hit, miss, start-up, memory, hostile statements; about 2 minutes
 	@PYTHONPATH=tests:. $(PY) -m bench.classifier_costs --json $(REPORTS)/bench-classifier.json $(ARGS)

@@ -319,7 +319,7 @@ def running_proxy(
     if workers is not None:
         settings["processes"] = {"workers": workers}
     change(settings)
-    _write(folder / "users.yaml", yaml.safe_dump(_users(accounts)))
+    _write(folder / "users.yaml", yaml.safe_dump(_users(accounts, settings)))
     _write(folder / "dbproxy.yaml", yaml.safe_dump(settings, sort_keys=False))
     with (folder / "stderr.log").open("wb") as log, (folder / "stdout.log").open("wb") as out:
         # An unclosed socket or file of the proxy shows up in its messages, and fails the test below.
@@ -416,14 +416,15 @@ def native_verifier(password: str) -> str:
     return "*" + hashlib.sha1(hashlib.sha1(password.encode()).digest()).hexdigest().upper()
 
 
-def _users(accounts: Sequence[str]) -> dict[str, Any]:
+def _users(accounts: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    native = NATIVE_PEOPLE if any(each.get("mysql_native_password") for each in settings["listeners"]) else set()
     people = [
         {
             "name": name,
             "groups": PEOPLE_GROUPS[name],
             "verifier": scram_verifier(password),
             "sha2_verifier": SHA2_VERIFIERS[name],
-            **({"native_verifier": native_verifier(password)} if name in NATIVE_PEOPLE else {}),
+            **({"native_verifier": native_verifier(password)} if name in native else {}),
             "accounts": {"shop": list(accounts)},
             "default_account": accounts[0],
         }

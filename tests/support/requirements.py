@@ -92,6 +92,8 @@ BENCH_REQUIREMENTS = (
         ("pgbouncer",),
         lambda: shutil.which("pgbouncer") is not None or Path("/usr/sbin/pgbouncer").exists(),
     ),
+    TEST_REQUIREMENTS[-1],
+    Requirement("sysbench", "the load on MariaDB", ("sysbench",), lambda: shutil.which("sysbench") is not None),
     Requirement(
         "haproxy",
         "the TCP proxy to compare with",
