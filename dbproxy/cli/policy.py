@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from classifiers.effects import Kind, LexingState, Report
+from classifiers.effects import Kind, LexingState, NameCase, Report
 from config.load import check_settings
 from config.settings import BUILTIN, SHIPPED_POLICIES
 from dbproxy.cli.exit import DONE, NO
@@ -82,7 +82,7 @@ def explain(
             "--sql", help="The statement; - reads it from standard input. Without it: the rules.", show_default=False
         ),
     ] = None,
-    dialect: Annotated[str, typer.Option(help="postgres.")] = "postgres",
+    dialect: Annotated[str, typer.Option(help="postgres or mysql.")] = "postgres",
     target: Annotated[str, typer.Option(help="The target's name.")] = "",
     env: Annotated[
         str | None, typer.Option(help="The target's env; that of the settings, else prod.", show_default=False)
@@ -121,6 +121,8 @@ def explain(
         account=account,
         address=address,
         application=application,
+        # In doubt about case, as a session is before the server has told: what is shown is the strictest reading.
+        name_case=NameCase.WRITTEN if dialect == "postgres" else NameCase.UNKNOWN,
         search_path=None
         if search_path is None
         else tuple(part.strip() for part in search_path.split(",") if part.strip()),
