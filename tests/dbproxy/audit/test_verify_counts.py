@@ -252,19 +252,21 @@ class Life:
         name = self.rng.choice(list(self.last))
         self.last[name] += 1
         key = (name, self.last[name])
+        is_refused = self.rng.random() < 0.3
         try:
-            if self.rng.random() < 0.2:
-                self.totals[name]["refused"] += 1
-                self.counters.count_statement("SELECT", "block")
+            if is_refused:
                 self.ledger.append(EventType.STATEMENT_REFUSED, members({"session": name, "statement": key[1]}))
-                return
-            self.ledger.intent(key, INTENT)
+            else:
+                self.ledger.intent(key, INTENT)
+                self.open.append(key)
         except AuditDown:
+            self.seen["statements refused unrecorded"] += 1
             self.totals[name]["unrecorded"] += 1
-            self.totals[name]["refused"] += 1
+            self.totals[name]["refused"] += not is_refused
             self.ledger.unrecorded += 1
-            return
-        self.open.append(key)
+        if is_refused:
+            self.totals[name]["refused"] += 1
+            self.counters.count_statement("SELECT", "block")
 
     def outcome(self, key: tuple[str, int] | None = None) -> None:
         if key is None:
@@ -378,6 +380,10 @@ def test_lives_on_a_failing_disk_raise_no_alarm(tmp_path: Path, monkeypatch: pyt
     for seed in range(count):
         directory = tmp_path / str(seed)
         with monkeypatch.context() as patch:
+            if seed % 2:
+                patch.setattr(
+                    "dbproxy.audit.ledger.PARKED_MAX_BYTES", 1500
+                )  # little may wait while the disk has failed
             life = Life(directory, seed, FakeDisk(patch))
             for _ in range(life.rng.randrange(1, 4)):
                 life.start()
@@ -391,7 +397,7 @@ def test_lives_on_a_failing_disk_raise_no_alarm(tmp_path: Path, monkeypatch: pyt
         compared += sum(chain.heartbeats for chain in result.chains)
         seen += life.seen
     assert compared > count * 2
-    assert min(seen.values()) > count // 50, seen
+    assert len(seen) == 14, seen  # everything that can happen has
     figures.record("H7.totals", "false alarms on ledgers whose disk failed", count=count, failures=len(alarms), alarms=alarms[:5], heartbeats=compared, seen=dict(seen))  # fmt: skip
 
 

@@ -18,6 +18,8 @@ from dbproxy.audit.types import EventType
 from dbproxy.audit.verify import verify_directory
 from dbproxy.audit.verify_report import Result, Status
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
