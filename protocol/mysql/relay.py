@@ -133,5 +133,8 @@ class MySQLRelay:
         line = self._line
         if line.is_closed:
             return
+        if line.ending is not None:  # a peer that was dropped because the boundary never came
+            line.shut(side, line.ending.why, line.ending.message)
+            return
         # Nothing is said about a lost server: programs know a lost connection by the number that their own library gives it, 2006 or 2013.
         line.shut(side, Why.LEFT if side is CLIENT else Why.SERVER_LOST, "connection closed")

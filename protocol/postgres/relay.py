@@ -130,8 +130,11 @@ class PostgresRelay:
         line = self._line
         if line.is_closed:
             return
-        if side is SERVER and line.ending is None:
-            lost = Refusal(Why.SERVER_LOST, "dbproxy: the database closed the connection")
+        if line.ending is not None:  # a peer that was dropped because the boundary never came
+            line.shut(side, line.ending.why, line.ending.message)
+            return
+        if side is SERVER:
+            lost = Refusal(Why.SERVER_LOST, "dbproxy: the connection to the database was lost")
             if not line.server_owed and line.error_code != "FATAL":
                 line.host.send(CLIENT, refusal_error(lost, fatal=True))
         line.shut(side, Why.LEFT if side is CLIENT else Why.SERVER_LOST, "connection closed")

@@ -38,6 +38,8 @@ SQLSTATE: Final = {
     Why.CAPACITY: "53300",  # too_many_connections
     Why.SHUTDOWN: "57P01",  # admin_shutdown
     Why.IDLE: "57P05",  # idle_session_timeout
+    Why.IDLE_IN_TRANSACTION: "25P03",  # idle_in_transaction_session_timeout
+    Why.TOO_LONG: "57014",  # query_canceled
     Why.PROTOCOL: "08P01",  # protocol_violation
     Why.TOO_LARGE: "54000",  # program_limit_exceeded
     Why.LOGIN: "28P01",  # invalid_password

@@ -340,6 +340,18 @@ def test_an_end_waits_for_the_end_of_a_row() -> None:
     assert host.to_server == my.query("select") + my.command(1)
 
 
+@pytest.mark.parametrize("side", Side)
+def test_peer_dropped_within_a_row_is_recorded_as_ended(side: Side) -> None:
+    host = Recorder()
+    relay = MySQLRelay(host)
+    relay.from_client(my.query("select"))
+    row = my.answer(*my.result(my.row(b"x" * 5000)))
+    relay.from_server(row[: row.index(b"x" * 100) + 50])
+    relay.end(Refusal(Why.TOO_LONG, "long enough"))
+    relay.closed(side)
+    assert [(each.why, each.detail) for each in host.calls if isinstance(each, Closed)] == [("TOO_LONG", "long enough")]
+
+
 def test_an_idle_client_reads_the_end_as_the_answer_to_what_it_sends_next() -> None:
     host = Recorder()
     MySQLRelay(host).end(Refusal(Why.IDLE, "idle"))

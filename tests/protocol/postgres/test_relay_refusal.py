@@ -1,7 +1,8 @@
 """Refusals: what reaches the server in place of a refused message, and what the client is told."""
 
+import pytest
 from support import pg_bytes as pg
-from support.recorder import refuse
+from support.recorder import Closed, refuse
 from support.relays import Pair, play
 
 from protocol.contract import FORWARD, Refusal, Side, Statement, Verdict, Why
@@ -353,6 +354,20 @@ def test_end_waits_for_the_message_boundary_and_takes_no_more_statements() -> No
     pair.server(row[50:], pg.data_row())
     assert pg.kinds(pair.to_client()) == "TDE"
     assert pair.host.closed
+
+
+@pytest.mark.parametrize("side", Side)
+def test_peer_dropped_before_the_message_boundary_came_is_recorded_as_ended(side: Side) -> None:
+    pair = Pair()
+    pair.client(pg.query("a")).to_server()
+    pair.server(pg.row_description(), pg.data_row(["x" * 100])[:50])
+    pair.relay.end(Refusal(Why.IDLE, "dbproxy: long enough"))
+    pair.to_client()
+    pair.relay.closed(side)
+    assert [(each.why, each.detail) for each in pair.host.calls if isinstance(each, Closed)] == [
+        ("IDLE", "dbproxy: long enough")
+    ]
+    assert pair.to_client() == b""
 
 
 def test_judge_may_end_the_session_and_nothing_more_is_sent() -> None:
