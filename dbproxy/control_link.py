@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -83,6 +84,20 @@ class ControlLink:
     def tell(self, message: ipc.Message) -> bool:
         """Say something. False if control is away: what it needs to know then is told after the next Hello."""
         return self._is_introduced and self._channel is not None and self._channel.send(message)
+
+    async def tell_surely(self, message: ipc.Message, timeout_s: float) -> bool:
+        """Say something, to the next control process too if need be. False if none has heard it in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    await self._up.wait()
+                    self.tell(message)
+                    with suppress(ConnectionError):
+                        await self._ask(ipc.Ask.HEARD, 0, "", "")
+                        return True
+                    await asyncio.sleep(0)
+        except TimeoutError:
+            return False
 
     # ---- the doorkeeper -----------------------------------------------------------------------------------------
 

@@ -205,6 +205,8 @@ class Ask(StrEnum):
     """Are logins of this name from this address refused? Answer "", "first" or "again"."""
     PROVE = "prove"
     """As THROTTLED, and a proof begins, which Proved ends; waits while proofs under way could reach the limit."""
+    HEARD = "heard"
+    """Has all arrived that was said before? Answer ""."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,9 +209,10 @@ class Worker:
         self._tell_figures(0)
         self._chain.last_beat()
         await self._chain.close(self._stop_reason)
-        if not await self._link.wait_up(_LAST_WORD_S):
+        if not await self._link.tell_surely(
+            self._heads(), _LAST_WORD_S
+        ):  # the end of the chain, for the last checkpoint
             _log.error("the end of this worker's records is not signed: control is away")
-        self._tell_heads()  # the end of the chain, for the last checkpoint
         await self._link.stop()
         await self._close_channel()
 
@@ -412,16 +413,16 @@ class Worker:
             ticks += 1
             if ticks % _TICKS_TO_TELL == 0 or ledger.synced.seq - told >= _RECORDS_TO_TELL:
                 told = ledger.synced.seq
-                self._tell_heads()
+                self._link.tell(self._heads())
             if ticks % _TICKS_TO_TELL == 0:
                 self._tell_figures(0)
                 self._proof.look()
                 self._catalogue.look()
 
-    def _tell_heads(self) -> None:
+    def _heads(self) -> ipc.Heads:
         ledger, counters = self._chain.ledger, self._counters
         head = ledger.synced
-        self._link.tell(ipc.Heads(head.seq, head.hash, head.file, ledger.records, ledger.intents, counters.sessions))
+        return ipc.Heads(head.seq, head.hash, head.file, ledger.records, ledger.intents, counters.sessions)
 
 
 def _make_engines(protocols: set[str], state: Path) -> dict[str, Engine]:

@@ -384,6 +384,8 @@ class Workers:
                 answer(admission.throttled(question.address, question.person))
             case ipc.Ask.PROVE:
                 admission.prove(slot, question.address, question.person, answer)
+            case ipc.Ask.HEARD:
+                answer("")
 
     async def _cancel(self, asking: _Peer, request: ipc.FindKey) -> None:
         """Ask the other workers, unless this address asks too often."""

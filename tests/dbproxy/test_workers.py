@@ -234,6 +234,28 @@ def test_proofs_that_end_while_control_is_away_are_told_to_the_next_one(tmp_path
     play(tmp_path, scenario)
 
 
+def test_last_word_is_said_until_it_is_heard(tmp_path: Path) -> None:
+    """Control goes away with it; that it has gone, the worker has not noticed when it speaks."""
+
+    async def scenario(stage: Stage) -> None:
+        last = ipc.Heads(5, "ab" * 32, "audit-1-0000000000000001.jsonl", 5, 2, 1)
+        link = stage.workers[0].link
+        for peer in stage.control._peers.values():
+            assert peer.channel is not None
+            peer.channel.close("killed")
+        assert link.is_up
+        saying = asyncio.ensure_future(link.tell_surely(last, 5))
+        await stage.control.stop()
+        assert not stage.heads
+        await stage.start_control()
+        assert await saying
+        assert stage.heads == [(1, last)]
+        await stage.control.stop()
+        assert not await link.tell_surely(last, 0.1)
+
+    play(tmp_path, scenario)
+
+
 def test_key_is_found_in_another_worker_and_only_so_often(tmp_path: Path) -> None:
     async def scenario(stage: Stage) -> None:
         one, two = stage.workers
