@@ -34,7 +34,7 @@ from dbproxy.errors import DbproxyError
 from dbproxy.figures import Snapshot
 from dbproxy.sessions_view import SessionInfo
 
-VERSION = 3
+VERSION = 4
 """Changes with every change of a message. The ends must have the same."""
 MAX_FRAME_BYTES = 4 << 20
 """A longer frame was not made by us: whoever lists many things sends them in several messages."""
