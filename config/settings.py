@@ -460,6 +460,10 @@ class Timeouts(Model):
     """To reach the database server."""
     idle_s: Seconds | None = 28_800.0
     """Without a statement running and none arriving."""
+    idle_in_transaction_s: Seconds | None = None
+    """The same with a transaction open, which others may have to wait for; PostgreSQL's idle_in_transaction_session_timeout, for both databases."""
+    statement_s: Seconds | None = None
+    """For the answer to one statement to come to its end. The session ends then, and the database is asked to cancel."""
     session_s: Seconds | None = None
     """From login, whatever happens."""
     partial_message_s: Seconds = 60.0
@@ -468,6 +472,8 @@ class Timeouts(Model):
     """On stop, for running statements to end."""
     cancel_s: Seconds = 5.0
     """For a cancel request to be delivered."""
+    server_lost_s: Seconds = 25.0
+    """A database server's host that acknowledges nothing for so long counts as lost."""
 
 
 class Settings(Model):

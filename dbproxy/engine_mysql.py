@@ -19,9 +19,9 @@ from classifiers.effects import Effect, Kind, LexingState, NameCase, Report
 from config.settings import Limits, Listener, Target
 from dbproxy.connection_ids import ConnectionIds, Owner
 from dbproxy.dialect import Dialect
+from dbproxy.dialer import Dialer
 from dbproxy.engine import Engine, Steps
 from dbproxy.identity.rsa_key import RSAKey
-from dbproxy.login import dial
 from dbproxy.transport import Wire
 from protocol.contract import Host, Refusal, Relay, Why
 from protocol.errors import ProtocolError
@@ -95,6 +95,7 @@ class _World:
     def __init__(self, ids: ConnectionIds) -> None:
         self._ids = ids
         self._profiles: dict[str, Profile] = {}
+        self._dialer = Dialer()
         self._key: RSAKey | None = None
 
     def login(self, listener: Listener, target: Target, make_relay: Callable[[dict[str, str]], Relay]) -> Steps:
@@ -133,7 +134,7 @@ class _World:
         while target.name not in self._profiles:
             with contextlib.suppress(LoginRefused, ProtocolError, OSError, TimeoutError, ssl.SSLError):
                 async with asyncio.timeout(_PROBE_S):
-                    wire = await dial(target, _PROBE_S)
+                    wire = await self._dialer.dial(target, _PROBE_S)
                     try:
                         self._profiles[target.name] = await _probe(wire)
                     finally:

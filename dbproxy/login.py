@@ -7,14 +7,13 @@ to TLS, and dials the target when it is shown an Authorization.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 import ssl
 from collections.abc import Coroutine, Generator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from config.settings import Target, Timeouts
+from dbproxy.dialer import Dialer
 from dbproxy.identity.access import server_access
 from dbproxy.identity.authorization import Authorization
 from dbproxy.identity.identity import FAILED, Attempt
@@ -97,6 +96,7 @@ class LoginDriver:
         timeouts: Timeouts,
         certificate: ListenerCertificate | None,
         context: ssl.SSLContext | None,
+        dialer: Dialer,
     ) -> None:
         self.client = client
         self.server: Wire | None = None
@@ -107,6 +107,7 @@ class LoginDriver:
         self._timeouts = timeouts
         self._certificate = certificate
         self._context = context
+        self._dialer = dialer
         self._server_deadline: float | None = None
 
     async def run(self, steps: Steps, deadline: float | None) -> Ready | None:
@@ -252,55 +253,8 @@ class LoginDriver:
         if not isinstance(authorization, Authorization):
             raise TypeError("opening a server connection takes an Authorization")
         access = server_access(authorization, self._target)
-        self.server = await dial(self._target, self._timeouts.connect_s)
+        self.server = await self._dialer.dial(self._target, self._timeouts.connect_s)
         return access
-
-
-async def dial(target: Target, timeout_s: float) -> Wire:
-    """Connect to a target. Raises LoginRefused with a plain sentence if that fails."""
-    refusal = Refusal(
-        Why.SERVER_LOST,
-        f'the database "{target.name}" cannot be reached',
-        hint="Ask the operator of the proxy; it is running, the database did not answer.",
-    )
-    raw: socket.socket | None = None
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(timeout_s):
-            failure: OSError | None = None
-            for family, address in await _addresses(target.host, target.port):
-                raw = socket.socket(family, socket.SOCK_STREAM)
-                raw.setblocking(False)  # noqa: FBT003 - the socket API
-                try:
-                    await loop.sock_connect(raw, address)
-                except OSError as error:
-                    raw.close()
-                    failure = error
-                    continue
-                return Wire(raw, f"{address[0]}:{address[1]}")
-            raise failure or OSError("no address")
-    except TimeoutError as error:
-        if raw is not None:
-            raw.close()
-        raise LoginRefused(refusal, f"no answer within {timeout_s:g} s") from error
-    except OSError as error:
-        if raw is not None:
-            raw.close()
-        raise LoginRefused(refusal, error.strerror or "name or address problem") from error
-    except BaseException:
-        if raw is not None:
-            raw.close()
-        raise
-
-
-async def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return [(family, (str(entry[0]), int(entry[1]))) for family, _, _, _, entry in found]
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    return [(family, (host, port))]
 
 
 async def run_cancel(

@@ -15,12 +15,15 @@ import sys
 from dbproxy.siblings import ForeignPackageError, check_siblings
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_NAME_THREADS = "16"
+"""libuv looks names up in threads, 4 if it is not told otherwise: as many names whose servers do not answer would keep all others waiting."""
 
 
 def main() -> None:
     """Run, and exit with what came of it."""
     _die_with_parent()
     _ignore_signals()
+    os.environ.setdefault("UV_THREADPOOL_SIZE", _NAME_THREADS)
     try:
         check_siblings()
     except ForeignPackageError as error:

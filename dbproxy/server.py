@@ -25,6 +25,7 @@ from dbproxy.audit.ledger import AuditDown
 from dbproxy.audit.record import members
 from dbproxy.audit.types import EventType
 from dbproxy.clock import Clock
+from dbproxy.dialer import Dialer
 from dbproxy.doorkeeper import (
     CANCELS_PER_SECOND,
     DELIVERED,
@@ -40,10 +41,11 @@ from dbproxy.engine import Engine
 from dbproxy.identity.identity import Identity
 from dbproxy.identity.tls import ListenerMaterial
 from dbproxy.judge import Entry, Judge
-from dbproxy.login import EARLY_BYTES, LoginDriver, Progress, dial, run_cancel
+from dbproxy.login import EARLY_BYTES, LoginDriver, Progress, run_cancel
 from dbproxy.metrics import Counters
 from dbproxy.policy.model import Context
 from dbproxy.session import Session, Start
+from dbproxy.session_limits import SessionLimits, SessionWatch
 from dbproxy.sessions_view import SessionInfo, SessionState, TransactionState
 from dbproxy.tasks import Tasks
 from dbproxy.transport import Link, Wire
@@ -60,11 +62,14 @@ CONTROL_AWAY = "control_unreachable"
 _LINGER_S = 5.0
 _KILL_S = 2.0
 """How long a session that is killed may take to tell its client; then both connections are dropped."""
+_BOUNDARY_S = 0.7
+"""How long a session that ends may take to come to the end of a message, where the client can be told."""
 _TELLING_S = 0.5
 """So long before the login's deadline it is given up, for then there is time to tell the client."""
 _SHOWN_CHARACTERS = 200
 """How much of a name that a client chose is shown to operators."""
 _TICK_S = 0.25
+_LOST_TICKS = 4
 _TIDY_TICKS = 40
 _TIDY_CONNECTIONS = 50
 """After so many connections have ended, what they had is given back."""
@@ -99,8 +104,8 @@ class Live:
     claim: int
     started_at_ns: int
     secret: bytes = field(repr=False)
+    watch: SessionWatch
     cancels: int = 0
-    partial_since_ns: int = 0
     is_ending: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -133,6 +138,8 @@ class Server:
         self.counters = counters
         self.clock = clock
         self.digest_key = digest_key
+        self.limits = SessionLimits(settings.timeouts)
+        self.dialer = Dialer(settings.timeouts.server_lost_s)
         self.sessions: dict[str, Live] = {}
         self.is_draining = False
         self._tasks = Tasks()
@@ -276,11 +283,10 @@ class Server:
         """End the sessions of people who may no longer have one."""
         for live in list(self.sessions.values()):
             if live.progress.authorization is not None and self.identity.objection(live.progress.authorization):
-                self._end(live, Why.SHUTDOWN, "this login is no longer allowed", "Ask the operator of the proxy.")
+                self._end(live, _shutdown("this login is no longer allowed", "Ask the operator of the proxy."))
 
     async def _watch_limits(self) -> None:
-        """Idle and absolute limits, unfinished messages, expired people, for all sessions."""
-        timeouts = self.settings.timeouts
+        """Limits of time and people who may no longer have a session, for all of them."""
         ticks = tidied = 0
         while True:
             await asyncio.sleep(_TICK_S)
@@ -288,14 +294,11 @@ class Server:
             self._cancels.clear()
             now = self.clock.monotonic_ns()
             for live in list(self.sessions.values()):
-                session = live.session
-                quiet_s = (now - session.last_active_ns) / 1e9
-                if timeouts.session_s is not None and (now - session.started_ns) / 1e9 > timeouts.session_s:
-                    self._end(live, Why.IDLE, "the session has lasted as long as it may", "Connect again.")
-                elif self._is_stuck(live, now):
-                    self._end(live, Why.PROTOCOL, "the rest of a message did not come in time", "")
-                elif timeouts.idle_s is not None and quiet_s > timeouts.idle_s and not live.relay.is_busy:
-                    self._end(live, Why.IDLE, "the session was idle for too long", "Connect again.")
+                refusal = live.watch.exceeded(live.session, live.relay, now)
+                if refusal is not None:
+                    self._end(live, refusal)
+                elif ticks % _LOST_TICKS == 0 and live.relay.is_busy:
+                    self._look_for_server(live)
             if ticks % _TIDY_TICKS == 0:
                 self.users_changed()
                 ended = self.counters.connections - self.counters.connections_open
@@ -303,23 +306,24 @@ class Server:
                     tidied = ended
                     heap.give_back()
 
-    def _is_stuck(self, live: Live, now: int) -> bool:
-        """Whether the client has left one message unfinished for too long; bytes of bulk data that trickle in count as one."""
-        if not live.relay.is_partial:
-            live.partial_since_ns = 0
-            return False
-        live.partial_since_ns = live.partial_since_ns or now
-        return now - live.partial_since_ns > self.settings.timeouts.partial_message_s * 1e9
+    def _look_for_server(self, live: Live) -> None:
+        """What was sent to the server may have got lost with its host; where nothing was, the kernel asks by itself (Wire)."""
+        link, lost_s = live.session.server_link, self.settings.timeouts.server_lost_s
+        if link is not None and link.is_silent(lost_s):
+            link.abort(f"the host of the database has not answered for {lost_s:g} s")
 
-    def _end(self, live: Live, why: Why, text: str, hint: str) -> None:
+    def _end(self, live: Live, refusal: Refusal) -> None:
         """End a session, once. What the server works on for it is cancelled: it would go on, and commit, with nobody listening."""
         if live.is_ending:
             return
         live.is_ending = True
         is_busy = live.relay.is_busy
-        live.session.end(Refusal(why, f"dbproxy: {text}", "", hint))
+        live.session.end(refusal)
         if is_busy:
             self._tasks.spawn(self._deliver_cancel(live), name="cancel at the end of a session")
+        if not live.over.is_set():
+            # The client is in the middle of a message, whose rest may never come.
+            asyncio.get_running_loop().call_later(_BOUNDARY_S, live.session.abort)
 
     async def kill(self, session_id: str, message: str) -> tuple[SessionInfo, bool] | None:
         """End a session as a shut-down does, whatever it runs. Returns it as it was, and whether it is over; None if it is not here."""
@@ -327,7 +331,7 @@ class Server:
         if live is None:
             return None
         info = self.describe(live)
-        self._end(live, Why.SHUTDOWN, message, "")
+        self._end(live, _shutdown(message, ""))
         with suppress(TimeoutError):
             await asyncio.wait_for(live.over.wait(), _KILL_S)
         live.session.abort()  # a client that does not read cannot keep it
@@ -382,7 +386,7 @@ class Server:
                 self.is_draining = True
             for live in list(self.sessions.values()):
                 if is_over or (not is_gentle and live.session.is_idle and not live.relay.is_busy):
-                    self._end(live, Why.SHUTDOWN, "the proxy is shutting down", "Connect again.")
+                    self._end(live, _shutdown("the proxy is shutting down", "Connect again."))
             if loop.time() > deadline + _LINGER_S:
                 break
             await asyncio.sleep(0.05)
@@ -440,7 +444,7 @@ class Server:
         timeout_s = self.settings.timeouts.cancel_s
         try:
             async with asyncio.timeout(timeout_s):
-                server = await dial(target, timeout_s)
+                server = await self.dialer.dial(target, timeout_s)
                 try:
                     steps = live.entrance.engine.cancel(
                         target.tls.mode.value, live.progress.server_pid, live.progress.server_secret
@@ -481,6 +485,7 @@ class Login:
             server.settings.timeouts,
             entrance.material.current,
             entrance.context,
+            server.dialer,
         )
         progress = self._progress = driver.progress
         made: list[Session] = []
@@ -510,6 +515,7 @@ class Login:
                 self._claim,
                 server.clock.wall_ns(),
                 self._secret,
+                SessionWatch(server.limits),
             )
             server.add(live)
             is_session = True
@@ -709,6 +715,10 @@ class Login:
         if event:
             fields["reason"] = event
         self._server.record(EventType.LOGIN_FAILURE, fields)
+
+
+def _shutdown(text: str, hint: str) -> Refusal:
+    return Refusal(Why.SHUTDOWN, f"dbproxy: {text}", "", hint)
 
 
 def _drop(links: tuple[Link, ...]) -> None:

@@ -232,6 +232,10 @@ class Session:
             self.relay.end(refusal)
 
     @property
+    def server_link(self) -> Link | None:
+        return self._server
+
+    @property
     def links(self) -> tuple[Link, ...]:
         return tuple(link for link in (self._client, self._server) if link is not None)
 
@@ -540,6 +544,7 @@ class Session:
         except AuditDown:
             self._not_recorded()
         self._total_refused += 1
+        self.last_active_ns = self._monotonic_ns()
         self._counters.count_statement(*ruling.counted)
         if decision.action is Action.TERMINATE:
             self._turn.call_soon(lambda: self.end(refusal))
@@ -727,6 +732,9 @@ class Session:
             self._pending = None
         for statement_id in list(self._running):
             self.finished(statement_id, Outcome(Status.UNKNOWN))
+        link = self._server if why is Why.SERVER_LOST else self._client if why is Why.LEFT else None
+        if link is not None and link.problem:
+            detail = link.problem
         if why in (Why.PROTOCOL, Why.TOO_LARGE, Why.UNSUPPORTED):
             self._counters.protocol_errors += 1
         fields = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from enum import IntFlag
 
@@ -17,6 +18,12 @@ from protocol.login import TLSInfo
 
 _LOGIN_BUFFER_BYTES = 128 * 1024
 """How much of a TLS peer's bytes is kept during login before reading pauses."""
+
+LOST_S = 60.0
+"""A peer whose host gives no sign of life for so long is gone, unless told otherwise."""
+_PROBES = 3
+_TCP_INFO = getattr(socket, "TCP_INFO", None)  # Linux
+_TCP_INFO_BYTES = 60
 
 _FULL_READ_BYTES = 200_000
 """libuv reads 256,000 bytes at a time, and a socket that fills that up to 32 times in a row: 8 MB before anybody else has a turn."""
@@ -39,6 +46,7 @@ class Link:
     """The loop's view of a connection. During login bytes wait in a buffer; afterwards they go straight to the receiver.
 
     on_data, on_lost: set once by attach. on_pressure(True): our writes are not taken fast enough; (False): they are again.
+    problem: why the connection was lost, "" if the peer closed it.
     """
 
     __slots__ = (
@@ -51,11 +59,13 @@ class Link:
         "_rest",
         "_share_bytes",
         "_wanted",
+        "problem",
         "transport",
     )
 
     def __init__(self) -> None:
         self._paused = Pause(0)
+        self.problem = ""
         self.transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._wanted: tuple[int, asyncio.Future[None]] | None = None
@@ -106,6 +116,8 @@ class Link:
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
+        if isinstance(exc, OSError):
+            self.problem = self.problem or exc.strerror or ""
         if self._wanted is not None and not self._wanted[1].done():
             self._wanted[1].set_exception(ConnectionResetError("peer closed the connection"))
         if self._rest and self._on_data is not None:
@@ -186,25 +198,43 @@ class Link:
         elif self.transport is not None and not self._paused and not self.transport.is_closing():
             self.transport.resume_reading()
 
-    def abort(self) -> None:
+    def abort(self, problem: str = "") -> None:
         """Drop the connection; what was not sent yet never is."""
+        self.problem = self.problem or problem
         if self.transport is not None:
             self.transport.abort()
+
+    def is_silent(self, for_s: float) -> bool:
+        """Whether the peer's host has given no sign of life for so long, though it was asked for one again and again.
+
+        The kernel would ask for a quarter of an hour (tcp_retries2). Its own limit, TCP_USER_TIMEOUT, also ends connections to a peer that is
+        there and does not read for as long, which a database that waits for a lock does during COPY.
+        Source: tcp_get_info in the kernel; struct tcp_info begins with single bytes, of which 2 counts what was sent again and 3 probes, both without
+        an answer; at 56 are the milliseconds since the last acknowledgement.
+        """
+        if self.transport is None or _TCP_INFO is None:
+            return False
+        info = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _TCP_INFO_BYTES)
+        if len(info) < _TCP_INFO_BYTES or max(info[2], info[3]) < 2:
+            return False
+        return int.from_bytes(info[56:60], sys.byteorder) >= for_s * 1000
 
 
 class Wire:
     """A connection during login. raw: a connected, non-blocking socket; this object owns it.
 
-    address: the peer as "host:port", or what a trusted balancer says it is.
+    address: the peer as "host:port", or what a trusted balancer says it is. lost_s: an idle peer without a sign of life is given up then.
     """
 
     __slots__ = ("_link", "_raw", "address", "tls")
 
-    def __init__(self, raw: socket.socket, address: str) -> None:
+    def __init__(self, raw: socket.socket, address: str, lost_s: float = LOST_S) -> None:
         raw.setblocking(False)  # noqa: FBT003 - the socket API
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        interval_s = max(1, int(lost_s / (2 + _PROBES)))
+        idle_s = max(1, int(lost_s) - _PROBES * interval_s)
+        for name, value in (("TCP_KEEPIDLE", idle_s), ("TCP_KEEPINTVL", interval_s), ("TCP_KEEPCNT", _PROBES)):
             if hasattr(socket, name):
                 raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._raw: socket.socket | None = raw

@@ -26,6 +26,7 @@ from support.servers import PASSWORDS, PostgresServer
 from config.settings import Auth, ListenerTLS, ListenerTLSMode, Target, Timeouts
 from config.users import Person, Users
 from dbproxy.clock import SystemClock
+from dbproxy.dialer import Dialer
 from dbproxy.embedded.certificates import CertificateAuthority
 from dbproxy.identity.identity import Identity
 from dbproxy.identity.tls import load_listener_certificate, target_context
@@ -145,6 +146,7 @@ class Proxy:
             Timeouts(),
             self._certificate,
             self._context,
+            Dialer(),
         )
         try:
             steps = login(self._options, lambda parameters: parameters)  # type: ignore[arg-type,return-value] # no relay here

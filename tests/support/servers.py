@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,13 +157,16 @@ def newest_postgres(say: Callable[[str], None]) -> Iterator[PostgresServer]:
 
 
 @contextlib.contextmanager
-def postgres_with_tls(folder: Path) -> Iterator[PostgresServer]:
-    """The newest PostgreSQL built with TLS, with a certificate for localhost made in folder."""
+def postgres_with_tls(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[PostgresServer]:
+    """The newest PostgreSQL built with TLS, with a certificate for localhost made in folder. settings: besides those of all."""
     ca = CertificateAuthority(folder)
     files = ca.issue("server", "localhost")
     client = ca.issue("cert_user", "cert_user", (), is_client=True)
     with EmbeddedPostgres(
-        find_binaries(needs_tls=True), settings=_SETTINGS, hba=_HBA, tls=(files.certificate, files.key, files.ca)
+        find_binaries(needs_tls=True),
+        settings={**_SETTINGS, **(settings or {})},
+        hba=_HBA,
+        tls=(files.certificate, files.key, files.ca),
     ) as embedded:
         yield _prepared(_view(embedded, ca=files.ca, client=client))
 

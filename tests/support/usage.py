@@ -21,6 +21,23 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def pss_kib(pid: int) -> int:
+    """Its proportional share of memory: what it has alone, and its part of what several have together. 0 if it has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    return 0
+
+
+def family(pid: int) -> list[int]:
+    """The process and all that it and its children have started."""
+    found = [pid]
+    for each in found:
+        found += children(each)
+    return found
+
+
 def children(pid: int) -> list[int]:
     """Process numbers of the living children; [] if there is no such process."""
     found: list[int] = []
