@@ -69,7 +69,7 @@ _TELLING_S = 0.5
 _SHOWN_CHARACTERS = 200
 """How much of a name that a client chose is shown to operators."""
 _TICK_S = 0.25
-_LOST_TICKS = 4
+_LOST_TICKS = 8
 _TIDY_TICKS = 40
 _TIDY_CONNECTIONS = 50
 """After so many connections have ended, what they had is given back."""
@@ -297,7 +297,7 @@ class Server:
                 refusal = live.watch.exceeded(live.session, live.relay, now)
                 if refusal is not None:
                     self._end(live, refusal)
-                elif ticks % _LOST_TICKS == 0 and live.relay.is_busy:
+                elif (ticks + live.claim) % _LOST_TICKS == 0:  # some of them in each tick
                     self._look_for_server(live)
             if ticks % _TIDY_TICKS == 0:
                 self.users_changed()
