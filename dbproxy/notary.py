@@ -24,9 +24,10 @@ from dbproxy.audit.prover import Prover, open_prover
 from dbproxy.audit.recovery import recover_chain
 from dbproxy.audit.retention import PrunePlan, delete_pruned, plan_pruning
 from dbproxy.audit.segment import raw_name
-from dbproxy.audit.slots import end_unused_chains
+from dbproxy.audit.slots import end_unused_chains, settle_chain
 from dbproxy.audit.types import EventType
 from dbproxy.clock import Clock
+from dbproxy.errors import StartError
 from dbproxy.own_chain import OwnChain
 
 _log = logging.getLogger("dbproxy")
@@ -52,11 +53,13 @@ class Notary:
         self._prune_at_ns = 0
         self._unexplained: tuple[int, ...] = ()
         self._covered: dict[int, int] = {}
+        self._used_slots = range(0)
         self.prover: Prover | None = None
 
     def open(self, used_slots: range, *, is_first: bool) -> None:
         """See that nothing is missing, get the key; end chains of slots that are no longer used. No chain is open. Raises StartError."""
         signing = self._settings.audit.signing
+        self._used_slots = used_slots
         ended: list[int] = []
         if is_first:
             ended = end_unused_chains(
@@ -107,6 +110,7 @@ class Notary:
     async def finish(self) -> None:
         """All workers' chains are closed: the last checkpoint, and time for the anchors."""
         prover = self.prover
+        await asyncio.to_thread(self._settle_chains)
         if prover is None:
             return
         self._take_own_head(prover)
@@ -116,6 +120,19 @@ class Notary:
             await asyncio.to_thread(prover.written, seal, self._clock.monotonic_ns())
         if not await asyncio.to_thread(prover.close, _CLOSE_S):
             _log.warning("not every anchor has the last checkpoint")
+
+    def _settle_chains(self) -> None:
+        """Of workers that were killed, and whose slot no other has taken since: nobody told where they end. For a thread."""
+        for slot in self._used_slots:
+            if slot == 0:
+                continue  # our own, and open
+            try:
+                end = settle_chain(self._directory, slot, now_ns=self._clock.wall_ns, reason="its process was ended")
+            except (StartError, OSError) as error:
+                _log.warning("the chain of slot %d stays without an end: %s", slot, error)
+                continue
+            if end is not None and self.prover is not None:
+                self.prover.take_head(slot, end.seq, end.hash, end.file)
 
     async def _step(self, prover: Prover) -> None:
         now_ns = self._clock.monotonic_ns()

@@ -1,4 +1,7 @@
-"""Chains of slots that are no longer configured: they are ended, so that a chain that just stops means that something is wrong."""
+"""Chains that nobody writes any more: of slots no longer configured, and of processes that were killed and whose slot was not taken again.
+
+They are ended, so that a chain that just stops means that something is wrong, and so that a checkpoint can cover them to their end.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from dbproxy.audit.ledger import MIN_RESERVE_BYTES, Ledger
+from dbproxy.audit.ledger import MIN_RESERVE_BYTES, Ledger, Position
 from dbproxy.audit.locks import SlotLock
 from dbproxy.audit.recovery import has_chain_ended
 from dbproxy.audit.segment import find_segments
@@ -16,6 +19,7 @@ from dbproxy.audit.types import EventType
 from dbproxy.errors import StartError
 
 _SEGMENT_BYTES = 1 << 30
+_TAIL_BYTES = 4096  # the end of a segment is a short record
 
 
 def end_chain(directory: Path, slot: int, *, now_ns: Callable[[], int], reason: str) -> bool:
@@ -45,6 +49,27 @@ def end_chain(directory: Path, slot: int, *, now_ns: Callable[[], int], reason: 
         with suppress(OSError):
             (directory / f"audit-{slot}.{suffix}").unlink()
     return True
+
+
+def settle_chain(directory: Path, slot: int, *, now_ns: Callable[[], int], reason: str) -> Position | None:
+    """Recover the slot's chain if its writer did not end it: outcomes "unknown", and the end of its segment. Returns where it stands then.
+
+    None, and nothing is written, if there is no such chain or it was ended in good order. Raises StartError (LedgerDamaged too), OSError.
+    """
+    segments = find_segments(directory).get(slot, [])
+    if not segments or _ends_with_segment_end(segments[-1][1]):
+        return None
+    ledger = Ledger(directory, segment_bytes=_SEGMENT_BYTES, reserve_bytes=MIN_RESERVE_BYTES, now_ns=now_ns, slot=slot)
+    ledger.open()
+    ledger.close(reason)
+    return ledger.synced
+
+
+def _ends_with_segment_end(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        last = file.read().rpartition(b"}\n")[0].rpartition(b"\n")[2]
+    return b'"type":"%b"' % EventType.SEGMENT_END.value in last
 
 
 def end_unused_chains(directory: Path, slots: Collection[int], *, now_ns: Callable[[], int], reason: str) -> list[int]:

@@ -15,7 +15,7 @@ from dbproxy.audit.ledger import Ledger
 from dbproxy.audit.locks import DirectoryLock, SlotLock
 from dbproxy.audit.recovery import LedgerDamaged
 from dbproxy.audit.segment import find_segments
-from dbproxy.audit.slots import end_chain, end_unused_chains
+from dbproxy.audit.slots import end_chain, end_unused_chains, settle_chain
 from dbproxy.audit.types import EventType
 from dbproxy.audit.verify import Status, verify_directory
 from dbproxy.errors import StartError
@@ -304,3 +304,26 @@ def test_records_after_the_end_of_a_chain_are_damage(tmp_path: Path) -> None:
     ledger._release_files()
     with pytest.raises(LedgerDamaged, match="end of the chain"):
         make(tmp_path, 2)
+
+
+def test_chain_of_a_killed_writer_is_settled_and_one_that_was_ended_is_left_alone(tmp_path: Path) -> None:
+    ledger = make(tmp_path, 1)
+    ledger.intent(("s", 1), BODY)
+    ledger.flush()
+    ledger._release_files()  # as when the kernel does it
+    make(tmp_path, 0).close("stopped")
+    before = records(tmp_path, 1)
+    end = settle_chain(tmp_path, 1, now_ns=time.time_ns, reason="its process was ended")
+    after = records(tmp_path, 1)
+    assert end is not None
+    assert (end.seq, end.hash) == (after[-1]["seq"], after[-1]["hash"])
+    assert [each["type"] for each in after[len(before) :]] == [
+        "segment.start",
+        "recovery",
+        "statement.outcome",
+        "segment.end",
+    ]
+    assert settle_chain(tmp_path, 1, now_ns=time.time_ns, reason="again") is None
+    assert settle_chain(tmp_path, 7, now_ns=time.time_ns, reason="never there") is None
+    assert records(tmp_path, 1) == after
+    assert verify_directory(tmp_path).problem is None
