@@ -62,9 +62,12 @@ def ask(
     connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
     for name, value in [*pairs, ("Content-Length", str(len(body)))]:
         connection.putheader(name, value)
+    whole = bytearray()
+    connection.send = whole.extend  # type: ignore[method-assign] # in one piece: a head answered and closed upon resets the body
     with contextlib.closing(connection):
-        with contextlib.suppress(BrokenPipeError):  # the answer may be there before the body is sent
-            connection.endheaders(body)
+        connection.endheaders(body)
+        with contextlib.suppress(BrokenPipeError):  # the answer may be there before all of a large body is sent
+            connection.sock.sendall(whole)
         response = connection.getresponse()
         answer = response.read()
     if response.status == 400 and response.getheader("content-type", "").startswith("text/plain"):
