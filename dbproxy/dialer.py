@@ -92,6 +92,8 @@ class Dialer:
             return [(family, (str(entry[0]), int(entry[1]))) for family, _, _, _, entry in found]
         except OSError as error:
             return error
+        except UnicodeError:
+            return OSError(0, "no host can have this name")
         finally:
             del self._under_way[host, port]
 

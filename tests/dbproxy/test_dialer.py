@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import uvloop
 
 from config.settings import Target, TargetTLS, TargetTLSMode
 from dbproxy.dialer import Dialer
@@ -69,6 +70,14 @@ def test_a_name_is_looked_up_anew_when_the_answer_has_come() -> None:
     details, asked = asyncio.run(run())
     assert details == [LOST + "Name or service not known"] * 2
     assert asked == ["nobody.test"] * 2
+
+
+def test_a_name_that_no_host_can_have_is_refused_like_an_unknown_one() -> None:
+    async def run() -> str:
+        return await _detail(Dialer(), f"{'x' * 64}.test")  # by the system's own resolver, which asks nobody for that
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(run()) == LOST + "no host can have this name"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

@@ -52,6 +52,7 @@ class Fault(Enum):
     ROW_BEFORE_LOGIN = "a DataRow before authentication"
     CLOSES_AT_STARTUP = "closes the connection at start-up"
     SILENT_AT_STARTUP = "nothing at all to the start-up packet"
+    TRICKLES_AT_STARTUP = "answers the start-up packet with a byte a second"
     SILENT_AT_PROOF = "nothing at all to the last SCRAM message"
 
 
@@ -196,6 +197,10 @@ class FakePostgres:
         return True
 
     async def _authenticate(self, session: Session) -> bool:
+        if self.fault is Fault.TRICKLES_AT_STARTUP:
+            for byte in pg.authentication_cleartext() * 100:
+                await session.send(bytes([byte]))
+                await asyncio.sleep(1)
         if self.fault is Fault.ROW_BEFORE_LOGIN:
             await session.send(pg.data_row())
         is_right = True

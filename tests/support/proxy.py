@@ -425,7 +425,7 @@ def _users(accounts: Sequence[str], settings: Mapping[str, Any]) -> dict[str, An
             "verifier": scram_verifier(password),
             "sha2_verifier": SHA2_VERIFIERS[name],
             **({"native_verifier": native_verifier(password)} if name in native else {}),
-            "accounts": {"shop": list(accounts)},
+            "accounts": {target["name"]: list(accounts) for target in settings["targets"]},
             "default_account": accounts[0],
         }
         for name, password in PEOPLE_PASSWORDS.items()
