@@ -69,6 +69,7 @@ def bench_without_totals(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("uncounted"), 11, is_counting=False)
 
 
+@pytest.mark.timeout(1800)
 def test_bar_h7_every_mutation_is_found(bench: Bench) -> None:
     assert bench.verify(bench.log).status is Status.OK
     kinds: list[Mutation] = [*PLAIN, *FORGED]
