@@ -16,6 +16,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ from dbproxy.tasks import Tasks
 _log = logging.getLogger("dbproxy")
 _CONNECTIONS = "connections"
 """In the state directory: connection ids of sessions, for all workers."""
+_SWITCH_INTERVAL_S = 0.0005
+"""How long the thread that waited for the disk waits for the interpreter while statements are at work; Python's own 5 ms is more than a disk takes."""
 _TICK_S = 0.2
 _TICKS_TO_TELL = 5
 _RECORDS_TO_TELL = 500
@@ -447,5 +450,6 @@ def run_worker(orders: Orders, channel: socket.socket) -> int:
     async def main() -> int:
         return await Worker(orders).run(channel)
 
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main())
