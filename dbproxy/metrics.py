@@ -76,7 +76,7 @@ LOGINS = frozenset({"success", "failure", "throttled", "timeout", "error"})
 REFUSALS = frozenset({"capacity", "throttled", "protocol", "tls", "timeout", "draining"})
 """Values of the label `reason` of refused connections."""
 
-LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 TICK_S = 0.1
 
 

@@ -170,7 +170,7 @@ def test_lag_buckets_are_cumulative_and_include_their_bound(counters: Counters) 
         counters.lag.observe(lag_s)
     samples = _scrape(counters)
     assert samples["dbproxy_event_loop_lag_seconds_bucket{le=0.001}{process=worker 1}"] == 2
-    assert samples["dbproxy_event_loop_lag_seconds_bucket{le=0.025}{process=worker 1}"] == 3
+    assert samples["dbproxy_event_loop_lag_seconds_bucket{le=0.02}{process=worker 1}"] == 3
     assert samples["dbproxy_event_loop_lag_seconds_bucket{le=2.5}{process=worker 1}"] == 4
     assert samples["dbproxy_event_loop_lag_seconds_bucket{le=+Inf}{process=worker 1}"] == 5
     assert samples["dbproxy_event_loop_lag_seconds_count{process=worker 1}"] == 5
