@@ -320,7 +320,8 @@ class Controller:
     async def _reload_what_changed(self) -> None:
         """After a restart of this process: the files may have changed while it was away."""
         try:
-            is_same = InForce(self._read_policies()[0], self._read_users()) == self._in_force
+            policies, _, _ = await asyncio.to_thread(self._read_policies)
+            is_same = InForce(policies, self._read_users()) == self._in_force
         except (ConfigError, UsersError, OSError):
             is_same = False
         if not is_same:
@@ -339,7 +340,7 @@ class Controller:
             before = self._in_force
             policies, users = before.policies, before.users
             try:
-                policies, warnings, self._policy_sha256 = self._read_policies()
+                policies, warnings, self._policy_sha256 = await asyncio.to_thread(self._read_policies)
                 for warning in warnings:
                     _log.warning("%s", warning)
                 self._reloads += 1

@@ -66,6 +66,8 @@ _WELCOME_AGAIN_S = 1.0
 _LAST_WORD_S = 15.0
 """A worker that ends waits so long for a control process that is being started again; less than the supervisor waits beyond a drain."""
 _SESSIONS_IN_ONE = 200
+_SWITCH_S = 0.001
+"""How long a thread that computes, which only a reload has, may keep the event loop from going on."""
 
 
 class Worker:
@@ -89,6 +91,7 @@ class Worker:
         self._link = ControlLink(settings.state.directory / IPC_SOCKET, orders.slot, os.getpid(), self)
         self._memory = SharedMemory(orders.memory)
         self._in_force = ""
+        self._taking_over = asyncio.Lock()
         self._chain = OwnChain(settings, orders.slot, self._counters, self._clock)
         self._proof = ProofDeadline(self._chain.ledger, self._clock, is_on=settings.audit.signing.enabled)
         self._catalogue = CatalogueLink(settings, self._clock, self._link.tell, self._catalogue_changed)
@@ -174,6 +177,7 @@ class Worker:
             return
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not walk it again and again between queries
+        sys.setswitchinterval(_SWITCH_S)
         server.start()
         self._tasks.spawn(watch_loop(self._counters.lag, self._clock), name="loop lag")
         self._tasks.spawn(self._chain.watch(), name="audit ledger")
@@ -262,8 +266,15 @@ class Worker:
         path = self._settings.users.file
         return Users(version=1) if path is None or found.users is None else parse_users(found.users, path)
 
-    def _take_over(self, order: ipc.TakeOver) -> None:
-        """Use what control has found valid, all of it at once, and new certificates if they are valid."""
+    async def _take_over(self, order: ipc.TakeOver) -> None:
+        """Use what control has found valid, all of it at once, and new certificates if they are valid.
+
+        Reading it takes a second for a thousand rules, which nobody should wait for: until it is read, statements are judged by what was in force.
+        """
+        async with self._taking_over:  # in the order of the orders
+            await self._take_over_now(order)
+
+    async def _take_over_now(self, order: ipc.TakeOver) -> None:
         if self._server is None or self._judge is None:
             self._link.tell(
                 ipc.TakenOver(order.number, "", ())
@@ -271,8 +282,8 @@ class Worker:
             return
         try:
             found = self._memory.read()
-            policy, warnings = _compile(found)
-            self._server.identity.reload(self._parse_users(found))
+            policy, warnings, users = await asyncio.to_thread(lambda: (*_compile(found), self._parse_users(found)))
+            self._server.identity.reload(users)
         except (ConfigError, InForceError, UsersError) as error:
             problems = [str(error)]
             _log.error("what control has put in force cannot be used: %s", error)
@@ -347,7 +358,7 @@ class Worker:
             case ipc.CancelHere():
                 self._answer_later(self._cancel(order), "cancel")
             case ipc.TakeOver():
-                self._take_over(order)
+                self._tasks.spawn(self._take_over(order), name="take over")
             case ipc.Catalogue():
                 self._catalogue.take(order)
             case ipc.Checkpointed() | ipc.Refuse():
