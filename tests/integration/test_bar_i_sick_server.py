@@ -26,9 +26,9 @@ from support.steady import Steady
 LOGIN_S, CONNECT_S, STATEMENT_S = 5.0, 1.5, 2.0
 SLACK_S = 5.0
 """What a busy machine may add to a time limit."""
-CLIENTS = scaled(6, 20)
+CLIENTS = 6
 """Of each kind at once."""
-ROUNDS = scaled(1, 20)
+ROUNDS = scaled(1, 30)
 
 FULL = "test_bar_i_full"
 
