@@ -56,7 +56,8 @@ _log = logging.getLogger("dbproxy")
 _CONNECTIONS = "connections"
 """In the state directory: connection ids of sessions, for all workers."""
 _SWITCH_INTERVAL_S = 0.0005
-"""How long the thread that waited for the disk waits for the interpreter while statements are at work; Python's own 5 ms is more than a disk takes."""
+"""How long one thread waits for another that computes: what the disk has confirmed for statements at work, these for a policy that is read. Python's
+own 5 ms is more than a disk takes."""
 _TICK_S = 0.2
 _TICKS_TO_TELL = 5
 _RECORDS_TO_TELL = 500
@@ -66,8 +67,6 @@ _WELCOME_AGAIN_S = 1.0
 _LAST_WORD_S = 15.0
 """A worker that ends waits so long for a control process that is being started again; less than the supervisor waits beyond a drain."""
 _SESSIONS_IN_ONE = 200
-_SWITCH_S = 0.001
-"""How long a thread that computes, which only a reload has, may keep the event loop from going on."""
 
 
 class Worker:
@@ -177,7 +176,6 @@ class Worker:
             return
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not walk it again and again between queries
-        sys.setswitchinterval(_SWITCH_S)
         server.start()
         self._tasks.spawn(watch_loop(self._counters.lag, self._clock), name="loop lag")
         self._tasks.spawn(self._chain.watch(), name="audit ledger")
