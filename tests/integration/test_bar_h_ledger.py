@@ -55,14 +55,15 @@ def ran_of(vault: Database, mark: int, load: Load) -> set[str]:
     return set(marks_in([{"sql": text} for text in vault.statements(mark)], load))
 
 
-def with_audit(**audit: object) -> Callable[[dict[str, Any]], None]:
+def with_audit(*, workers: int = 2, **audit: object) -> Callable[[dict[str, Any]], None]:
     def change(settings: dict[str, Any]) -> None:
+        settings["processes"] = {"workers": workers}
         settings["audit"] |= {"heartbeat_s": 1} | audit
         settings["limits"] = {
             "max_sessions_per_user": 500,
             "max_sessions_per_address": 500,
             # What could not be read in time has no text in its record, and its mark would be missing there.
-            "classifier": {"timeout_ms": 10_000},
+            "classifier": {"timeout_ms": 10_000, "processes": 1},
         }
 
     return change
@@ -113,7 +114,7 @@ def proxies(vault: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture(scope="module")
 def rotating(vault: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """A proxy with small segments that are soon too old."""
-    change = with_audit(segment_bytes=64 << 10, segment_age_s=1)
+    change = with_audit(workers=1, segment_bytes=64 << 10, segment_age_s=1)
     with running_proxy(tmp_path_factory.mktemp("rotating"), vault.server, database=vault.name, change=change) as proxy:
         yield proxy
     whole(proxy.ledger)
@@ -267,11 +268,11 @@ def test_a_slow_disk_slows_nobody_down_but_who_must_wait(
         usual.update({bound: each - lag_before[bound] for bound, each in now.items()})
         lag_before = now
         disk.set(fdatasync={"sleep": 0.2})
-        time.sleep(0.5)  # what was under way before
+        time.sleep(0.3)  # what was under way before
         began = time.monotonic()
         load.acknowledged.clear()
         load.latencies_s.clear()
-        time.sleep(scaled(3, 20))
+        time.sleep(scaled(2, 20))
         took = time.monotonic() - began
         lag.update({bound: count - lag_before[bound] for bound, count in _lag(proxy).items()})
         grown_mib = (proxy.memory_kib() - before_kib) / 1024
@@ -368,7 +369,7 @@ def test_without_free_descriptors_statements_run_and_are_recorded(rotating: Prox
 
 def test_an_external_log_rotation_is_noticed_and_reported(make_proxy: MakeProxy, vault: Database) -> None:
     """H9, H4: whoever renames, deletes or truncates the segment under the writer; statements go on, recorded. Only what is cut off is gone."""
-    proxy = make_proxy(database=vault.name, change=with_audit())
+    proxy = make_proxy(database=vault.name, change=with_audit(workers=1))
     load = Load(proxy, vault.name, sessions=8, prefix="mexternal")
     verdicts: dict[str, Status] = {}
 
@@ -385,9 +386,9 @@ def test_an_external_log_rotation_is_noticed_and_reported(make_proxy: MakeProxy,
                     path.with_suffix(".jsonl.2").write_bytes(path.read_bytes())
                     os.truncate(path, 0)
                 seen = {
-                    "rename": {"deleted": 3},
-                    "delete": {"deleted": 6},
-                    "copytruncate": {"deleted": 3, "truncated": 3},
+                    "rename": {"deleted": 2},
+                    "delete": {"deleted": 4},
+                    "copytruncate": {"deleted": 2, "truncated": 2},
                 }[change]
             wait_until(lambda seen=seen: lost(proxy) == seen, 10, f"{change} is not noticed")  # type: ignore[misc] # bound now
             verdicts[change] = verify_directory(proxy.ledger, settle_s=0.5).status
@@ -399,7 +400,7 @@ def test_an_external_log_rotation_is_noticed_and_reported(make_proxy: MakeProxy,
 
 
 def lost(proxy: Proxy) -> dict[str, int]:
-    """How often the three chains say that a file was changed, as far as they are there: what was cut off may have said so too."""
+    """How often the two chains say that a file was changed, as far as they are there: what was cut off may have said so too."""
     return Counter(each["reason"] for each in all_records(proxy.ledger) if each["type"] == "segment.lost")
 
 
@@ -422,7 +423,8 @@ def test_a_volume_that_is_full_refuses_and_resumes_in_time(
     """H3: under load; 0 forwarded unaudited, refused within 1 s, resumed within 2 s, no restart, no gap."""
     directory = small_volume / "ledger"
     proxy = make_proxy(
-        database=vault.name, change=with_audit(directory=str(directory), reserve_bytes=1 << 20, durability="durable")
+        database=vault.name,
+        change=with_audit(workers=1, directory=str(directory), reserve_bytes=1 << 20, durability="durable"),
     )
     mark = vault.server.log.mark()
     load = Load(proxy, vault.name, sessions=16, prefix="mfull")
@@ -476,7 +478,7 @@ def test_heartbeats_tell_what_each_process_has_written(proxies: Callable[[str], 
             connection.execute(f"SELECT {number}".encode())
     ended = {each["session"] for each in proxy.records("session.end")}
     before = len(proxy.records("heartbeat"))
-    wait_until(lambda: len(proxy.records("heartbeat")) >= before + 6, 10, "heartbeats come by the clock")
+    wait_until(lambda: len(proxy.records("heartbeat")) >= before + 3, 10, "heartbeats come by the clock")
     for slot in (1, 2):
         last = [each for each in proxy.records_of(slot) if each["type"] == "heartbeat"][-1]
         until = [each for each in proxy.records_of(slot) if each["seq"] < last["seq"]]
